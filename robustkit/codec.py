@@ -1,0 +1,166 @@
+"""The codec contract: what a codec has, what it may refuse, and how it names the parts of its bitstream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.profile import Profile
+
+#: ``uint8``, height x width x 3, RGB.
+Image = npt.NDArray[np.uint8]
+
+
+class DecodeError(ValueError):
+    """A codec refuses a bitstream: the one exception that :meth:`Codec.decode` may raise."""
+
+
+class EncodeError(ValueError):
+    """A codec refuses an image: the one exception that :meth:`Codec.encode` may raise."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named run of bits, ``start`` to ``stop`` (exclusive); bit 0 is the highest bit of byte 0.
+
+    Attributes:
+        name: what a flip there hits: "SOF0 height", "step 7 atom 3 index".
+        header: whether the decoder can do nothing useful without it.
+    """
+
+    name: str
+    start: int
+    stop: int
+    header: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The regions of one bitstream, in order of their start; later (inner) regions win where two overlap."""
+
+    regions: tuple[Region, ...]
+    bits: int
+
+    def __post_init__(self) -> None:
+        for region in self.regions:
+            if not 0 <= region.start <= region.stop <= self.bits:
+                raise ValueError(f"region {region} lies outside the stream's {self.bits} bits")
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self.regions)
+
+    def at(self, bit: int) -> Region | None:
+        """The innermost region that holds ``bit``: the shortest, the last named among equals."""
+        holding = [r for r in self.regions if r.start <= bit < r.stop]
+        return min(reversed(holding), key=lambda r: r.stop - r.start, default=None)
+
+    def bits_of(self, *, header: bool) -> npt.NDArray[np.int64]:
+        """Positions of the header's bits, or of all the others, in rising order."""
+        mask = np.zeros(self.bits, dtype=bool)
+        for region in self.regions:
+            if region.header:
+                mask[region.start : region.stop] = True
+        return np.flatnonzero(mask if header else ~mask)
+
+
+class Codec(ABC):
+    """An image codec under test. Subclass it, or give any object with these members to robustkit.
+
+    A codec is built once in each worker process as ``CodecClass(**settings)``, so a constructor takes
+    keyword arguments only, with defaults, and may be slow; ``decode`` may not depend on what was decoded before.
+    """
+
+    #: Unique, lower case with hyphens: ``--codec NAME``.
+    name: ClassVar[str]
+    #: "classical", "learned", "rcc", ...
+    family: ClassVar[str]
+    #: What the codec promises; without one only the checks that need no promise run.
+    profile: Profile | None = None
+
+    @abstractmethod
+    def encode(self, image: Image) -> bytes:
+        """Compress ``image`` (uint8, H x W x 3).
+
+        Raises:
+            EncodeError: the codec can't take this image.
+        """
+
+    @abstractmethod
+    def decode(self, bitstream: bytes) -> Image:
+        """Reconstruct an image, uint8, H x W x 3.
+
+        Raises:
+            DecodeError: the codec refuses the bitstream.
+        """
+
+    def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
+        """Decode several bitstreams; a refused one gives its error in its place. Override it if that is faster."""
+        decoded: list[Image | DecodeError] = []
+        for bitstream in bitstreams:
+            try:
+                decoded.append(self.decode(bitstream))
+            except DecodeError as error:
+                decoded.append(error)
+        return decoded
+
+    def layout(self, bitstream: bytes) -> Layout:
+        """Name the regions of ``bitstream``, which may be damaged. By default one region, the payload."""
+        bits = 8 * len(bitstream)
+        return Layout((Region("payload", 0, bits),), bits)
+
+    def describe(self) -> Mapping[str, str]:
+        """Facts for reports: versions of native libraries, device, prior, settings."""
+        return {}
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """What to install where this codec can't run here, or ``None`` if it can."""
+        return None
+
+
+class _Adapted(Codec):
+    """An object that is no :class:`Codec` but has ``encode`` and ``decode``; what it lacks is the default."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+        self.profile = getattr(found, "profile", None)
+
+    def encode(self, image: Image) -> bytes:
+        encoded: bytes = self._found.encode(image)
+        return encoded
+
+    def decode(self, bitstream: bytes) -> Image:
+        decoded: Image = self._found.decode(bitstream)
+        return decoded
+
+
+def adapt(found: Any, *, name: str) -> Codec:
+    """``found`` itself if it is a :class:`Codec`; otherwise a codec with its members and defaults for the rest.
+
+    Args:
+        found: any object, or module, with ``encode`` and ``decode``.
+        name: the codec's name if ``found`` has none.
+
+    Raises:
+        TypeError: ``found`` lacks ``encode`` or ``decode``.
+    """
+    if isinstance(found, Codec):
+        return found
+    for member in ("encode", "decode"):
+        if not callable(getattr(found, member, None)):
+            raise TypeError(f"codec {name!r} ({type(found).__name__}) has no {member}(): see robustkit.Codec")
+    # Only what is there, so that a codec without decode_batch is seen to have none of its own.
+    own: dict[str, Any] = {
+        member: lambda self, *args, _member=member: getattr(self._found, _member)(*args)
+        for member in ("decode_batch", "layout", "describe")
+        if callable(getattr(found, member, None))
+    }
+    own["name"] = getattr(found, "name", name)
+    own["family"] = getattr(found, "family", "unknown")
+    kind: type[_Adapted] = type("Adapted", (_Adapted,), own)
+    return kind(found)

@@ -1,0 +1,148 @@
+"""What a codec promises: its clean rate and quality, and how far damage may push them. Data, readable from TOML."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+class ProfileError(ValueError):
+    """A profile that can't be read; the message names the key, its value, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """The promise for one severity of one channel.
+
+    Attributes:
+        channel: a channel as ``robustkit.channels.parse`` reads it: ``"bsc(ber=1e-3)"``.
+        mean_drop: largest mean loss of quality against the clean decode, in the metric's unit (dB).
+        p5_drop: largest loss at the 5th percentile of quality, that is, of the worst trial in twenty.
+        corrupted: largest share of trials that give no usable image, 0 to 1.
+    """
+
+    channel: str
+    mean_drop: float
+    p5_drop: float
+    corrupted: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self, self.channel + " ", shares=("corrupted",))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A codec's promises.
+
+    Attributes:
+        bpp: largest mean rate of the clean streams, in bits per pixel of the original image.
+        quality: least mean quality of the clean decodes against the originals.
+        refused: largest share of the promises' damaged streams that the codec may refuse, 0 to 1.
+        promises: one for each channel severity.
+        metric: ``"psnr"`` (dB, RGB, 8 bit), or another metric of ``robustkit.quality``.
+    """
+
+    bpp: float
+    quality: float
+    refused: float = 0.0
+    promises: tuple[Promise, ...] = ()
+    metric: str = "psnr"
+
+    def __post_init__(self) -> None:
+        named = [p.channel for p in self.promises]
+        twice = {c for c in named if named.count(c) > 1}
+        if twice:
+            raise ProfileError(f"channel {sorted(twice)[0]!r} is promised twice")
+        _check(self, "", shares=("refused",))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Profile:
+        """Read a profile from a TOML file.
+
+        Raises:
+            ProfileError: not TOML, an unknown or missing key, or a value out of range.
+        """
+        try:
+            return cls.from_mapping(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ProfileError) as error:
+            raise ProfileError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> Profile:
+        """Read a profile from what :meth:`to_toml` writes, parsed."""
+        top = dict(data)
+        promises = top.pop("promises", [])
+        if not isinstance(promises, list) or not all(isinstance(p, dict) for p in promises):
+            raise ProfileError("promises is an array of tables: [[promises]]")
+        built = tuple(_build(Promise, promise, f"promises[{i}]") for i, promise in enumerate(promises))
+        profile: Profile = _build(cls, top, "profile")
+        return replace(profile, promises=built)
+
+    def to_toml(self) -> str:
+        """The profile as TOML text."""
+        lines = [f"{f.name} = {_toml(getattr(self, f.name))}" for f in fields(self) if f.name != "promises"]
+        for promise in self.promises:
+            lines += ["", "[[promises]]"] + [f"{f.name} = {_toml(getattr(promise, f.name))}" for f in fields(promise)]
+        return "\n".join(lines) + "\n"
+
+    def loosened_from(self, declared: Profile) -> list[str]:
+        """What this profile allows that ``declared``, the codec's own, does not; empty if it certifies.
+
+        A profile with another metric, or without one of the declared promises, is looser.
+        """
+        if self.metric != declared.metric:
+            return [f"metric is {self.metric}, declared {declared.metric}"]
+        looser = []
+        if self.bpp > declared.bpp:
+            looser.append(f"bpp {self.bpp:g} > {declared.bpp:g}")
+        if self.quality < declared.quality:
+            looser.append(f"quality {self.quality:g} < {declared.quality:g}")
+        if self.refused > declared.refused:
+            looser.append(f"refused {self.refused:g} > {declared.refused:g}")
+        mine = {p.channel: p for p in self.promises}
+        for theirs in declared.promises:
+            promise = mine.get(theirs.channel)
+            if promise is None:
+                looser.append(f"{theirs.channel} is not promised")
+                continue
+            for name in ("mean_drop", "p5_drop", "corrupted"):
+                if getattr(promise, name) > getattr(theirs, name):
+                    looser.append(f"{theirs.channel} {name} {getattr(promise, name):g} > {getattr(theirs, name):g}")
+        return looser
+
+
+def _build(kind: type[Any], data: Mapping[str, Any], where: str) -> Any:
+    known = {f.name: f for f in fields(kind) if f.name != "promises"}
+    for key, value in data.items():
+        if key not in known:
+            raise ProfileError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+        wanted = str if known[key].type == "str" else (int, float)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ProfileError(f"{where}: {key} = {value!r} is not a {'string' if wanted is str else 'number'}")
+    try:
+        return kind(**data)
+    except TypeError as error:
+        missing = [n for n, f in known.items() if n not in data and f.default is MISSING]
+        raise ProfileError(f"{where}: required and missing: {', '.join(missing)}") from error
+
+
+def _toml(value: str | float) -> str:
+    if not isinstance(value, str):
+        return repr(float(value))
+    # TOML escapes as JSON does, and forbids one control character more.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _check(data: Profile | Promise, where: str, *, shares: tuple[str, ...]) -> None:
+    for item in fields(data):
+        value = getattr(data, item.name)
+        # A NaN is neither looser nor tighter than anything: it would turn a promise off unseen.
+        if isinstance(value, float) and math.isnan(value):
+            raise ProfileError(f"{where}{item.name} = {value!r} is not a number")
+        if item.name in shares and not 0 <= value <= 1:
+            raise ProfileError(f"{where}{item.name} = {value!r} is a share: give 0 to 1")

@@ -1,0 +1,134 @@
+"""Profiles survive TOML, refuse what isn't a promise, and notice when they were loosened."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustkit import Profile, ProfileError, Promise
+
+numbers = st.floats(allow_nan=False)
+shares = st.floats(0, 1)
+text = st.text(st.characters(codec="utf-8"), max_size=12)
+profiles = st.builds(
+    Profile,
+    bpp=numbers,
+    quality=numbers,
+    refused=shares,
+    metric=text,
+    promises=st.lists(
+        st.builds(Promise, channel=text, mean_drop=numbers, p5_drop=numbers, corrupted=shares),
+        max_size=4,
+        unique_by=lambda p: p.channel,
+    ).map(tuple),
+)
+DECLARED = Profile(
+    bpp=0.4,
+    quality=28.5,
+    refused=0.01,
+    promises=(Promise("bsc(ber=0.001)", 0.3, 1.0), Promise("bsc(ber=0.01)", 2.0, 4.0, corrupted=0.1)),
+)
+TOML = """
+bpp = 0.4
+quality = 28.5
+refused = 0.01
+
+[[promises]]
+channel = "bsc(ber=0.001)"
+mean_drop = 0.3
+p5_drop = 1
+
+[[promises]]
+channel = "bsc(ber=0.01)"
+mean_drop = 2
+p5_drop = 4
+corrupted = 0.1
+"""
+
+
+@given(profiles)
+def test_a_profile_survives_toml(tmp_path_factory, profile):
+    path = tmp_path_factory.getbasetemp() / "profile.toml"
+    path.write_text(profile.to_toml(), encoding="utf-8", newline="")
+    assert Profile.from_toml(path) == profile
+
+
+def test_a_profile_written_by_hand_is_read(tmp_path):
+    path = tmp_path / "profile.toml"
+    path.write_text(TOML)
+    assert Profile.from_toml(path) == DECLARED
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("bpp = 0.4", "bpp =", "Invalid value"),
+        ("bpp = 0.4", "", "profile: required and missing: bpp"),
+        ("bpp = 0.4", "bbp = 0.4", "profile: unknown key 'bbp'; known: bpp, quality, refused, metric"),
+        ("bpp = 0.4", 'bpp = "low"', "profile: bpp = 'low' is not a number"),
+        ("bpp = 0.4", "bpp = true", "profile: bpp = True is not a number"),
+        ("bpp = 0.4", "bpp = nan", "bpp = nan is not a number"),
+        ("bpp = 0.4", "bpp = 0.4\nmetric = 3", "metric = 3 is not a string"),
+        ("refused = 0.01", "refused = 1.5", "refused = 1.5 is a share: give 0 to 1"),
+        ("mean_drop = 0.3", "mean_drop = nan", r"bsc\(ber=0.001\) mean_drop = nan is not a number"),
+        ("corrupted = 0.1", "corrupted = -1", r"bsc\(ber=0.01\) corrupted = -1 is a share"),
+        ("p5_drop = 4", "p5drop = 4", r"promises\[1\]: unknown key 'p5drop'"),
+        ("p5_drop = 4", "", r"promises\[1\]: required and missing: p5_drop$"),
+        ("ber=0.01", "ber=0.001", "channel 'bsc.*' is promised twice"),
+        ('channel = "bsc(ber=0.01)"', "channel = 3", r"promises\[1\]: channel = 3 is not a string"),
+    ],
+)
+def test_what_is_no_profile_says_why_and_where(tmp_path, old, new, says):
+    path = tmp_path / "profile.toml"
+    assert TOML.count(old) == 1
+    path.write_text(TOML.replace(old, new))
+    with pytest.raises(ProfileError, match=says) as caught:
+        Profile.from_toml(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("promises", ["3", '"bsc"', "[1, 2]", "{ channel = 'x' }"])
+def test_promises_are_an_array_of_tables(tmp_path, promises):
+    path = tmp_path / "profile.toml"
+    path.write_text(f"bpp = 1\nquality = 1\npromises = {promises}\n")
+    with pytest.raises(ProfileError, match="array of tables"):
+        Profile.from_toml(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ProfileError, match=r"absent\.toml"):
+        Profile.from_toml(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ProfileError, match=r"binary\.toml"):
+        Profile.from_toml(tmp_path / "binary.toml")
+
+
+@given(profiles)
+def test_a_profile_is_not_looser_than_itself(profile):
+    assert profile.loosened_from(profile) == []
+
+
+def promising(**changes) -> Profile:
+    return replace(DECLARED, promises=(replace(DECLARED.promises[0], **changes), DECLARED.promises[1]))
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        (replace(DECLARED, bpp=0.5), ["bpp 0.5 > 0.4"]),
+        (replace(DECLARED, quality=28.0), ["quality 28 < 28.5"]),
+        (replace(DECLARED, refused=0.02), ["refused 0.02 > 0.01"]),
+        (replace(DECLARED, metric="lpips"), ["metric is lpips, declared psnr"]),
+        (replace(DECLARED, promises=DECLARED.promises[1:]), ["bsc(ber=0.001) is not promised"]),
+        (promising(mean_drop=0.31), ["bsc(ber=0.001) mean_drop 0.31 > 0.3"]),
+        (promising(p5_drop=math.inf), ["bsc(ber=0.001) p5_drop inf > 1"]),
+        (promising(corrupted=0.5), ["bsc(ber=0.001) corrupted 0.5 > 0"]),
+        (replace(DECLARED, bpp=0.3, quality=30.0, refused=0.0), []),
+        (promising(mean_drop=0.1), []),
+        (replace(DECLARED, promises=(*DECLARED.promises, Promise("burst(length=8)", 1, 2))), []),
+    ],
+)
+def test_loosening_is_noticed_and_tightening_is_not(profile, says):
+    assert profile.loosened_from(DECLARED) == says
