@@ -1,0 +1,294 @@
+"""Confidence bounds from seeded trials, clustered by image, and the verdict they give on a promise.
+
+Trials of one image resemble one another, so images are the units: k images with n trials each say much less about
+images in general than k*n independent trials would. Every function takes ``values[image]``, the trials of each image
+as a one-dimensional array, gives every image the same weight, and is deterministic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from robustkit.channels import generator
+
+Floats = npt.NDArray[np.float64]
+
+#: Confidence of a bound unless told otherwise.
+CONFIDENCE = 0.95
+_RESAMPLES = 2000
+
+
+class Verdict(StrEnum):
+    """What a bound says about a declared limit."""
+
+    KEPT = "kept"  #: the whole interval is within the limit
+    BROKEN = "broken"  #: the whole interval is beyond it
+    UNPROVED = "unproved"  #: the limit is inside the interval: more images or trials would tell
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An estimate and the interval around it.
+
+    Attributes:
+        estimate: the point estimate, NaN where there is no value at all.
+        low: lower confidence bound, ``-inf`` where the data give none.
+        high: upper confidence bound, ``inf`` where the data give none.
+        confidence: of ``low`` and of ``high``, each taken alone; of both together if ``two_sided``.
+        two_sided: see there.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float = CONFIDENCE
+    two_sided: bool = False
+
+
+def judge(bound: Bound, declared: float, *, at_least: bool = False) -> Verdict:
+    """Whether a quantity was shown to stay at or below what was declared; with ``at_least``, at or above.
+
+    With one-sided bounds, each verdict but ``UNPROVED`` is wrong with probability at most ``1 - confidence``.
+    """
+    low, high, limit = (-bound.high, -bound.low, -declared) if at_least else (bound.low, bound.high, declared)
+    if high <= limit:
+        return Verdict.KEPT
+    return Verdict.BROKEN if low > limit else Verdict.UNPROVED
+
+
+def judge_share(bound: Bound, declared: float) -> Verdict:
+    """As :func:`judge`, for a share of trials declared at most.
+
+    A declared share of exactly 0 can be disproved but never proved: it is kept for as long as no event is seen,
+    however many trials that took; ``bound.high`` says what share they leave possible.
+    """
+    if declared == 0 and not math.isnan(bound.estimate):
+        return Verdict.KEPT if bound.estimate == 0 else Verdict.BROKEN
+    return judge(bound, declared)
+
+
+def trials_to_prove(share: float, *, confidence: float = CONFIDENCE) -> int:
+    """The fewest independent trials that prove, if none shows the event, that its share is at most ``share``.
+
+    At 95%, 59 trials for a share of 5%, and so for a 95th percentile.
+
+    Raises:
+        ValueError: ``share`` is not between 0 and 1; 0 can't be proved.
+    """
+    _check(confidence)
+    if not 0 < share < 1:
+        raise ValueError(f"share = {share!r}: give more than 0 and less than 1; a share of 0 can't be proved")
+    return math.ceil(math.log(1 - confidence) / math.log1p(-share))
+
+
+def mean_bound(
+    values: Mapping[str, npt.ArrayLike], *, confidence: float = CONFIDENCE, two_sided: bool = False
+) -> Bound:
+    """The mean over images of the mean over trials, with the wider end of two intervals on either side.
+
+    One is Student's t on the image means with k - 1 degrees of freedom, the choice for few clusters (Cameron and
+    Miller, J. Human Resources 50, 2015, section VI; Donner and Klar, Cluster Randomization Trials, 2000). The other
+    is a two-stage percentile bootstrap, images first and then trials within each (Davison and Hinkley, Bootstrap
+    Methods, 1997, section 3.8), which follows a skew that t does not; alone it is far too narrow for six images.
+
+    Where all values are equal, as from a deterministic decoder, the interval is that one value. A mean without
+    bound on the values can't be bounded against catastrophes that no trial met: that is the share's task.
+    With a single image its trials are the units, and the bound speaks of that image alone.
+
+    Args:
+        values: finite numbers. Images without any, because no trial gave an image, are left out.
+        confidence: see :class:`Bound`.
+        two_sided: see :class:`Bound`.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    _check(confidence)
+    groups = _groups(values)
+    if any(not np.isfinite(group).all() for group in groups):
+        raise ValueError("a mean needs finite values: leave out the trials that gave no image")
+    plain = _plain(groups, confidence, two_sided)
+    if plain is not None:
+        return plain
+    if len(groups) == 1:
+        groups = [np.array([value]) for value in groups[0]]
+    tail = _tail(confidence, two_sided)
+    means = np.array([group.mean() for group in groups])
+    estimate = float(means.mean())
+    reach = float(stats.t.ppf(1 - tail, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
+    low, high = np.quantile(_resampled_means(groups), [tail, 1 - tail])
+    return Bound(
+        estimate,
+        min(estimate - reach, float(low)),
+        max(estimate + reach, float(high)),
+        confidence,
+        two_sided,
+    )
+
+
+def share_bound(
+    events: Mapping[str, npt.ArrayLike], *, confidence: float = CONFIDENCE, two_sided: bool = False
+) -> Bound:
+    """The share of trials that show an event, with an exact interval that allows for clustering.
+
+    Clopper and Pearson (Biometrika 1934) at the effective number of trials: the number divided by the design effect,
+    never taken below 1, and reduced for the few images that it is estimated from (Korn and Graubard, Survey
+    Methodology 24, 1998). When no trial or every trial shows the event there is nothing to estimate a design
+    effect from, and the number of trials itself is used: the bound then speaks of these images.
+
+    Args:
+        events: booleans, whether each trial shows the event.
+        confidence: see :class:`Bound`.
+        two_sided: see :class:`Bound`.
+    """
+    _check(confidence)
+    groups = _groups(events)
+    if any(not np.isin(group, (0, 1)).all() for group in groups):
+        raise ValueError("events are booleans, one a trial: whether it shows the event")
+    if not groups:
+        return Bound(math.nan, 0.0, 1.0, confidence, two_sided)
+    shares = np.array([[group.mean() for group in groups]])
+    low, high = _share_ends(shares, sum(map(len, groups)), _tail(confidence, two_sided))
+    return Bound(float(shares.mean()), float(low[0]), float(high[0]), confidence, two_sided)
+
+
+def percentile_bound(
+    values: Mapping[str, npt.ArrayLike],
+    percentile: float,
+    *,
+    confidence: float = CONFIDENCE,
+    two_sided: bool = False,
+) -> Bound:
+    """A percentile of all trials: the values at which the share of trials beyond them is bounded as it should be.
+
+    This inverts :func:`share_bound` (Woodruff, J. Amer. Statist. Assoc. 47, 1952): no distribution is assumed, and
+    unlike a bootstrap it knows that the largest value seen need not be the largest there is. Where the trials are
+    too few to bound the percentile from one side, that end is infinite: the 95th has an upper bound from
+    :func:`trials_to_prove` ``(0.05)`` trials on. Where all values are equal the interval is that one value.
+
+    With few images the outermost levels meet :func:`share_bound`'s limit: for six images of ten trials, the upper
+    bound of the 95th percentile of all images was too low in 6% of simulations when images were alike, in 12%
+    when a third of the variance lay between them (nominal: 5%).
+
+    Args:
+        values: numbers; give a drop of ``inf`` for a trial that gave no image.
+        percentile: above 0 and below 100. The 5th percentile of quality is the 95th of the drop.
+        confidence: see :class:`Bound`.
+        two_sided: see :class:`Bound`.
+
+    Raises:
+        ValueError: a value is NaN, or ``percentile`` is out of range.
+    """
+    _check(confidence)
+    if not 0 < percentile < 100:
+        raise ValueError(f"percentile = {percentile!r} is out of range: give more than 0 and less than 100")
+    groups = _groups(values)
+    if any(np.isnan(group).any() for group in groups):
+        raise ValueError("a percentile needs numbers, not NaN: give inf for a trial that gave no image")
+    plain = _plain(groups, confidence, two_sided)
+    if plain is not None:
+        return plain
+    levels = np.unique(np.concatenate(groups))
+    ordered = [np.sort(group) for group in groups]
+    above = np.column_stack([(len(g) - np.searchsorted(g, levels, side="right")) / len(g) for g in ordered])
+    reached = np.column_stack([(len(g) - np.searchsorted(g, levels, side="left")) / len(g) for g in ordered])
+    trials = sum(map(len, groups))
+    tail = _tail(confidence, two_sided)
+    beyond = 1 - percentile / 100
+    # From the outside in, as far as every level holds: the ends of a share need not be monotone in the level.
+    holds_low = np.logical_and.accumulate(_share_ends(reached, trials, tail)[0] > beyond)
+    holds_high = np.logical_and.accumulate((_share_ends(above, trials, tail)[1] <= beyond)[::-1])[::-1]
+    return Bound(
+        float(levels[np.argmax(above.mean(axis=1) <= beyond + 1e-12)]),
+        float(levels[holds_low][-1]) if holds_low.any() else -math.inf,
+        float(levels[holds_high][0]) if holds_high.any() else math.inf,
+        confidence,
+        two_sided,
+    )
+
+
+def improvement_bound(
+    less: Mapping[str, npt.ArrayLike], more: Mapping[str, npt.ArrayLike], *, confidence: float = 0.99
+) -> Bound:
+    """How much less quality is lost at more damage: above 0 if more damage seems better. Paired by image.
+
+    ``judge(improvement_bound(less, more), margin) is Verdict.BROKEN`` says that quality rises with damage by more
+    than ``margin``, beyond noise. A suite tests many pairs, hence the higher confidence.
+
+    Args:
+        less: drops of quality at the lower severity, by image.
+        more: drops at the higher severity. Images that lack values in either are left out.
+        confidence: of the one-sided bounds.
+    """
+    before, after = (
+        {image: np.asarray(drops, dtype=np.float64) for image, drops in side.items()} for side in (less, more)
+    )
+    both = [image for image in before if len(before[image]) and image in after and len(after[image])]
+    gains = {image: [before[image].mean() - after[image].mean()] for image in both}
+    return mean_bound(gains, confidence=confidence)
+
+
+def _check(confidence: float) -> None:
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence = {confidence!r} is out of range: give 0.5 to below 1")
+
+
+def _tail(confidence: float, two_sided: bool) -> float:
+    return (1 - confidence) / (2 if two_sided else 1)
+
+
+def _groups(values: Mapping[str, npt.ArrayLike]) -> list[Floats]:
+    groups = [np.asarray(trials, dtype=np.float64) for trials in values.values()]
+    for image, group in zip(values, groups, strict=True):
+        if group.ndim != 1:
+            raise ValueError(f"the values of image {image!r} have {group.ndim} dimensions: give one value a trial")
+    return [group for group in groups if len(group)]
+
+
+def _plain(groups: list[Floats], confidence: float, two_sided: bool) -> Bound | None:
+    """The bound where there is nothing to compute: no value, one, or all the same."""
+    pooled = np.concatenate([np.empty(0), *groups])
+    if len(pooled) < 2:
+        estimate = float(pooled[0]) if len(pooled) else math.nan
+        return Bound(estimate, -math.inf, math.inf, confidence, two_sided)
+    if (pooled == pooled[0]).all():
+        return Bound(float(pooled[0]), float(pooled[0]), float(pooled[0]), confidence, two_sided)
+    return None
+
+
+def _resampled_means(groups: list[Floats]) -> Floats:
+    """Two-stage bootstrap of the mean of image means: images with replacement, then trials of each."""
+    rng = generator("", "", "bootstrap", 0)
+    picks = rng.integers(0, len(groups), size=(_RESAMPLES, len(groups)))
+    means = np.empty(picks.shape)
+    for image, group in enumerate(groups):
+        here = picks == image
+        draws = rng.integers(0, len(group), size=(int(here.sum()), len(group)))
+        means[here] = group[draws].mean(axis=1)
+    resampled: Floats = means.mean(axis=1)
+    return resampled
+
+
+def _share_ends(shares: Floats, trials: int, tail: float) -> tuple[Floats, Floats]:
+    """Korn and Graubard's interval for each row of ``shares``, levels x images."""
+    share = shares.mean(axis=1)
+    images = shares.shape[1]
+    effective = np.full(len(share), float(trials))
+    mixed = (share > 0) & (share < 1)
+    if images > 1 and mixed.any():
+        clustered = shares[mixed].var(axis=1, ddof=1) / images
+        independent = share[mixed] * (1 - share[mixed]) / trials
+        few = (stats.t.ppf(1 - tail, trials - 1) / stats.t.ppf(1 - tail, images - 1)) ** 2
+        effective[mixed] = trials / np.maximum(clustered / independent, 1) * few
+    events = share * effective
+    # Beta quantiles have no limit in scipy where a count is 0.
+    low = np.where(share > 0, stats.beta.ppf(tail, events, np.maximum(effective - events, 0) + 1), 0.0)
+    high = np.where(share < 1, stats.beta.ppf(1 - tail, events + 1, effective - events), 1.0)
+    return low, high
