@@ -1,0 +1,259 @@
+"""The worker's side: load one codec, then encode and decode what the parent sends until it goes away."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import faulthandler
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
+from robustkit.isolation import wire
+from robustkit.isolation.limits import cap_address_space, is_out_of_memory, peak_bytes, resident
+from robustkit.isolation.surroundings import Surroundings
+from robustkit.outcome import Outcome
+from robustkit.profile import Profile
+from robustkit.registry import CodecSpec, CodecUnavailable, Target
+
+#: Exit status of a worker whose decoder has cut its connection to the parent.
+LOST_CONNECTION = 70
+
+_LONGEST_TEXT = 2000
+_MOST_WARNINGS = 20
+_PR_SET_PDEATHSIG = 1
+
+#: What an operation may raise by contract; DecodeError where none is named.
+_REFUSALS: dict[str, type[Exception]] = {"load": CodecUnavailable, "encode": EncodeError}
+
+_Answer = tuple[Any, Sequence[bytes | Image]]
+
+
+def main(connection: int, memory_file: int, parent: int) -> NoReturn:
+    """Serve the parent on the inherited descriptors ``connection`` and ``memory_file``; never returns."""
+    if sys.platform == "linux":
+        # The kernel's word reaches even a process that loops in C with the interpreter's lock held.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+    # Ctrl-C goes to every process of a terminal; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    for descriptor in (connection, memory_file):
+        os.set_inheritable(descriptor, False)
+    status = LOST_CONNECTION
+    try:
+        _Child(connection, memory_file).serve()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Whatever atexit, finalisers and threads the decoder has left behind would run on the way out of Python.
+        os._exit(status)
+
+
+class _Child:
+    def __init__(self, connection: int, memory_file: int) -> None:
+        self._socket = socket.socket(fileno=connection)
+        self._file = memory_file
+        self._inbox = wire.Inbox()
+        self._surroundings: Surroundings | None = None
+        self._codec: Codec
+        self._seconds = 0.0
+        self._operations: dict[str, Callable[[dict[str, Any]], _Answer]] = {
+            "load": self._load,
+            "encode": self._encode,
+            "decode": self._decode,
+            "decode_batch": self._decode_batch,
+            "layout": self._layout,
+            "describe": self._describe,
+        }
+
+    def serve(self) -> None:
+        while (request := self._next()) is not None:
+            self._socket.sendall(wire.pack(self._answer(request)))
+
+    def _next(self) -> dict[str, Any] | None:
+        while (message := self._inbox.take()) is None:
+            data = self._socket.recv(1 << 16)
+            if not data:
+                return None
+            self._inbox.feed(data)
+        return message
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        operation = request["operation"]
+        value: Any = None
+        buffers: Sequence[bytes | Image] = ()
+        failure: dict[str, str] | None = None
+        exhausted = False
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            started = time.perf_counter()
+            try:
+                value, buffers = self._operations[operation](request)
+                seconds = self._seconds or time.perf_counter() - started
+            except BaseException as error:  # a decoder may raise anything, SystemExit and KeyboardInterrupt too
+                seconds = time.perf_counter() - started
+                refusal = _REFUSALS.get(operation, DecodeError)
+                exhausted = is_out_of_memory(error, _text(error))
+                if exhausted:
+                    failure = _failure(Outcome.EXHAUSTED, _describe(error))
+                elif isinstance(error, refusal):
+                    failure = _failure(Outcome.REFUSED, _text(error))
+                else:
+                    failure = _failure(Outcome.RAISED, _describe(error))
+        self._seconds = 0.0
+        spoilt = None
+        if self._surroundings is not None:
+            if self._surroundings.forked:
+                os._exit(0)
+            spoilt = self._surroundings.restore()
+        if exhausted:
+            spoilt = "ran out of memory"
+        return {
+            "id": request["id"],
+            "value": value,
+            "lengths": wire.write(self._file, buffers),
+            "failure": failure,
+            "seconds": seconds,
+            "warnings": _warnings(caught),
+            "spoilt": spoilt,
+        }
+
+    def _load(self, request: dict[str, Any]) -> _Answer:
+        target = Target(request["module"], request["attribute"], request["file"])
+        self._codec = codec = CodecSpec(request["name"], target, request["settings"]).load()
+        profile = getattr(codec, "profile", None)
+        if profile is not None and not isinstance(profile, Profile):
+            raise CodecUnavailable(f"codec {request['name']!r}: profile is a {_kind(profile)}, not a robustkit.Profile")
+        if request["memory"]:
+            cap_address_space(request["memory"])
+        self._surroundings = Surroundings((0, 1, 2, self._socket.fileno(), self._file))
+        return {
+            "name": str(getattr(codec, "name", request["name"])),
+            "family": str(getattr(codec, "family", "")),
+            "profile": None if profile is None else dataclasses.asdict(profile),
+            "batched": getattr(type(codec), "decode_batch", Codec.decode_batch) is not Codec.decode_batch,
+            "resident": resident(),
+            "peak": peak_bytes(resource.getrusage(resource.RUSAGE_SELF)),
+        }, ()
+
+    def _encode(self, request: dict[str, Any]) -> _Answer:
+        shape = tuple(request["image"])
+        image = wire.read_array(self._file, 0, int(np.prod(shape))).reshape(shape)
+        stream = self._codec.encode(image)
+        if not isinstance(stream, bytes):
+            raise TypeError(f"encode returned a {_kind(stream)}, not bytes")
+        return None, [stream]
+
+    def _decode(self, request: dict[str, Any]) -> _Answer:
+        (stream,) = self._streams(request)
+        started = time.perf_counter()
+        decoded = self._codec.decode(stream)
+        self._seconds = time.perf_counter() - started
+        return self._results([decoded], request["shape"], batch=False)
+
+    def _decode_batch(self, request: dict[str, Any]) -> _Answer:
+        streams = self._streams(request)
+        started = time.perf_counter()
+        decoded = self._codec.decode_batch(streams)
+        self._seconds = time.perf_counter() - started
+        if not isinstance(decoded, list | tuple) or len(decoded) != len(streams):
+            size = f" of {len(decoded)}" if isinstance(decoded, list | tuple) else ""
+            wrong = f"decode_batch returned a {_kind(decoded)}{size}, not a list of {len(streams)}"
+            return [_failure(Outcome.MISSHAPEN, wrong)], ()
+        return self._results(decoded, request["shape"], batch=True)
+
+    def _layout(self, request: dict[str, Any]) -> _Answer:
+        (stream,) = self._streams(request)
+        layout = self._codec.layout(stream)
+        if not isinstance(layout, Layout):
+            raise TypeError(f"layout returned a {_kind(layout)}, not a robustkit.Layout")
+        rows = [[r.name, int(r.start), int(r.stop), bool(r.header)] for r in layout]
+        return int(layout.bits), [json.dumps(rows).encode()]
+
+    def _describe(self, request: dict[str, Any]) -> _Answer:
+        describe = getattr(self._codec, "describe", dict)
+        return {str(k): str(v)[:_LONGEST_TEXT] for k, v in dict(describe()).items()}, ()
+
+    def _streams(self, request: dict[str, Any]) -> list[bytes]:
+        streams, offset = [], 0
+        for length in request["lengths"]:
+            streams.append(wire.read(self._file, offset, length))
+            offset += length
+        return streams
+
+    def _results(self, decoded: Sequence[object], shape: list[int] | None, *, batch: bool) -> _Answer:
+        results: list[dict[str, Any]] = []
+        images = []
+        for found in decoded:
+            if batch and isinstance(found, DecodeError):
+                results.append(_failure(Outcome.REFUSED, _text(found)))
+            elif (wrong := _misshapen(found, shape)) is not None:
+                results.append(_failure(Outcome.MISSHAPEN, wrong))
+            else:
+                image = np.ascontiguousarray(np.asarray(found))
+                images.append(image)
+                results.append({"size": [int(n) for n in image.shape[:2]]})
+        return results, images
+
+
+def _misshapen(found: object, shape: list[int] | None) -> str | None:
+    # Not isinstance, which asks the object itself for its class.
+    if not issubclass(type(found), np.ndarray):
+        return f"decode returned a {_kind(found)}, not a NumPy array: give uint8, height x width x 3"
+    assert isinstance(found, np.ndarray)
+    size = " x ".join(map(str, found.shape)) or "scalar"
+    if found.dtype != np.uint8:
+        finite = found.dtype.kind not in "fc" or bool(np.isfinite(found).all())
+        return f"decode returned {found.dtype}, {size}{'' if finite else ', with non-finite values'}: give uint8"
+    if found.ndim != 3 or found.shape[2] != 3 or 0 in found.shape:
+        return f"decode returned uint8, {size}: give height x width x 3"
+    if shape is not None and list(found.shape[:2]) != shape:
+        return f"decode returned {size}, the image is {shape[0]} x {shape[1]} x 3"
+    return None
+
+
+def _failure(outcome: Outcome, message: str) -> dict[str, str]:
+    return {"outcome": outcome.value, "message": message}
+
+
+def _kind(found: object) -> str:
+    return f"{type(found).__module__}.{type(found).__qualname__}".removeprefix("builtins.")[:_LONGEST_TEXT]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:_LONGEST_TEXT]
+    except BaseException as second:
+        return f"(its text raised {type(second).__name__})"
+
+
+def _describe(error: BaseException) -> str:
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f" ({os.path.basename(code.co_filename)}:{trace.tb_lineno} in {code.co_name})"
+        trace = trace.tb_next
+    text = _text(error)
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+
+
+def _warnings(caught: list[warnings.WarningMessage] | None) -> list[str]:
+    found = [w.message for w in caught or () if isinstance(w.message, Warning)]
+    texts = dict.fromkeys(f"{type(w).__name__}: {_text(w)}" for w in found[: 50 * _MOST_WARNINGS])
+    return list(texts)[:_MOST_WARNINGS]

@@ -1,0 +1,99 @@
+"""What one decode may take, in seconds and bytes, and how to tell that it took more memory than that."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# A native thread reserves address space that it may never touch: its stack, and an arena of glibc's malloc.
+_THREAD_RESERVE = 8 * 2**20 + 64 * 2**20
+
+_NO_MEMORY = re.compile(
+    r"bad_alloc|MemoryError|out of memory|(cannot|can't|could not|failed to|unable to) allocate"
+    r"|memory allocation .{0,40}failed",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker process may take.
+
+    Attributes:
+        seconds: wall-clock time of one decode, one batch, or one encode.
+        memory: bytes on top of what the process holds once its codec is loaded; 0 for no limit.
+        start_seconds: wall-clock time to start the process and load the codec.
+    """
+
+    seconds: float = 30.0
+    memory: int = 4 * 2**30
+    start_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("seconds", self.seconds), ("start_seconds", self.start_seconds)):
+            if not value > 0:
+                raise ValueError(f"{name} = {value!r}: give a time above 0")
+        if self.memory < 0:
+            raise ValueError(f"memory = {self.memory!r}: give bytes, or 0 for no limit")
+
+
+def resident(pid: int | None = None) -> int:
+    """Bytes of a process's resident set; 0 where that can't be read (no /proc, or the process is gone)."""
+    return _statm(pid, 1)
+
+
+def cap_address_space(memory: int) -> int:
+    """Let this process map ``memory`` bytes more than it has now; returns the cap, 0 where there is none.
+
+    The threads that a numerical library starts at its first operation come on top: what they reserve is not used,
+    and the resident-set watchdog in the parent holds the exact limit.
+    """
+    size = _statm(None, 0)
+    if not size:
+        return 0
+    cap = size + memory + _THREAD_RESERVE * (os.cpu_count() or 1)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard != resource.RLIM_INFINITY:
+        cap = min(cap, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (cap, hard))
+    return cap
+
+
+def is_out_of_memory(error: BaseException, text: str) -> bool:
+    """Whether an exception with that text says that memory ran out; torch and CUDA do so in a RuntimeError."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and says_out_of_memory(text)
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a native library's last words are those of a failed allocation."""
+    return _NO_MEMORY.search(text) is not None
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        text = Path("/proc/vmstat").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def peak_bytes(usage: resource.struct_rusage) -> int:
+    """The largest resident set in a process's accounts (kilobytes on Linux, bytes on macOS)."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _statm(pid: int | None, column: int) -> int:
+    try:
+        with open(f"/proc/{pid or 'self'}/statm", "rb") as file:
+            return int(file.read().split()[column]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0

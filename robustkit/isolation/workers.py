@@ -1,0 +1,372 @@
+"""The pool: encode, decode and ask for layouts in worker processes, with one outcome for each bitstream."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import os
+import queue
+import re
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from robustkit.codec import DecodeError, EncodeError, Image, Layout, Region
+from robustkit.isolation.limits import Limits
+from robustkit.isolation.process import Answer, Worker, WorkerDied, WorkerError
+from robustkit.outcome import Outcome
+from robustkit.profile import Profile, ProfileError
+from robustkit.registry import CodecSpec, CodecUnavailable
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What came of one bitstream.
+
+    Attributes:
+        image: uint8, H x W x 3; ``None`` where there is an outcome.
+        outcome: why there is no image; ``None`` for an image that nobody has compared yet.
+        message: the exception, the signal with its traceback, what was wrong with the shape.
+        seconds: time in ``decode``, or until the worker was given up; a batch's time is shared out evenly.
+        warnings: Python warnings during the decode, "Category: text"; and what went wrong with its batch, if anything.
+        stream: where the bitstream is kept on disk, after a failure.
+    """
+
+    image: Image | None
+    outcome: Outcome | None
+    message: str = ""
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    stream: Path | None = None
+
+
+class Attributes(NamedTuple):
+    """A codec's name and family."""
+
+    name: str
+    family: str
+
+
+@dataclass(frozen=True)
+class _BatchFailed(Exception):
+    outcome: Outcome
+    message: str
+    seconds: float
+
+
+class CodecWorkers:
+    """One codec in ``workers`` processes, each of which may die without harm. Thread-safe.
+
+    Args:
+        spec: the codec and its settings (JSON values and paths). Workers import it with this process's ``sys.path``.
+        workers: processes. With more than one (or under pytest-xdist) each gets its share of the cores, through
+            ``OMP_NUM_THREADS``, unless that is set already.
+        limits: time and memory of one decode.
+        directory: bitstreams are written here before they are decoded, and stay here after a failure.
+        device_is_cuda: no address-space limit then, which CUDA's reservations would exceed; the resident set is
+            watched in any case.
+        batch: largest number of bitstreams in one ``decode_batch``.
+
+    Raises:
+        CodecUnavailable: the codec can't be loaded; the message says why.
+    """
+
+    def __init__(
+        self,
+        spec: CodecSpec,
+        *,
+        workers: int = 1,
+        limits: Limits | None = None,
+        directory: str | os.PathLike[str],
+        device_is_cuda: bool = False,
+        batch: int = 16,
+    ) -> None:
+        if workers < 1 or batch < 1:
+            raise ValueError(f"workers = {workers!r}, batch = {batch!r}: give 1 or more")
+        self._directory = Path(directory).absolute()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._prefix = re.sub(r"[^\w.-]", "_", spec.name)
+        self._files = itertools.count()
+        self._batch = batch
+        self._workers: list[Worker] = []
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        self._close = weakref.finalize(self, _close_all, self._workers)
+        environment = _share_of_cores(workers)
+        try:
+            for _ in range(workers):
+                worker = Worker(spec, limits or Limits(), cap=not device_is_cuda, environment=environment)
+                self._workers.append(worker)
+                self._idle.put(worker)
+            about = self._workers[0].about()
+            try:
+                profile = about["profile"]
+                self._profile = None if profile is None else Profile.from_mapping(profile)
+            except ProfileError as error:
+                raise CodecUnavailable(f"codec {spec.name!r}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+        self._attributes = Attributes(about["name"], about["family"])
+        self._batched = bool(about["batched"])
+        self._description: dict[str, str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes and all that they started. Harmless the second time."""
+        self._close()
+
+    @property
+    def attributes(self) -> Attributes:
+        """The codec's name and family."""
+        return self._attributes
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes' ids."""
+        return tuple(w.pid for w in self._workers if w.pid is not None)
+
+    def profile(self) -> Profile | None:
+        """What the codec promises."""
+        return self._profile
+
+    def describe(self) -> dict[str, str]:
+        """The codec's facts for reports: versions of native libraries, device, prior, settings.
+
+        Raises:
+            WorkerError: its ``describe`` failed.
+        """
+        if self._description is None:
+            with self._borrow() as worker:
+                answer = self._succeed(worker, "describe", ())
+                self._description = dict(answer.value)
+                worker.done(answer)
+        return dict(self._description)
+
+    def encode(self, image: Image) -> bytes:
+        """Compress ``image`` (uint8, H x W x 3).
+
+        Raises:
+            EncodeError: the codec refuses the image.
+            WorkerError: anything else that is not a bitstream.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"image is {image.dtype}, shape {image.shape}: give uint8, height x width x 3")
+        with self._borrow() as worker:
+            answer = self._succeed(
+                worker, "encode", [np.ascontiguousarray(image)], refusal=EncodeError, image=list(image.shape)
+            )
+            with self._living("encode"):
+                stream = worker.payload(answer)
+            worker.done(answer)
+        return stream
+
+    def layout(self, bitstream: bytes) -> Layout:
+        """The regions of ``bitstream``.
+
+        Raises:
+            DecodeError: the codec can't name the regions of a stream so damaged.
+            WorkerError: its ``layout`` failed.
+        """
+        with self._borrow() as worker:
+            answer = self._succeed(worker, "layout", [bitstream], refusal=DecodeError)
+            with self._living("layout"):
+                payload = worker.payload(answer)
+            worker.done(answer)
+        try:
+            rows = json.loads(payload)
+            return Layout(tuple(Region(n, start, stop, header) for n, start, stop, header in rows), answer.value)
+        except (ValueError, TypeError) as error:
+            raise WorkerError(f"layout of codec {self._attributes.name!r}: {error}") from error
+
+    def decode(self, bitstream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
+        """Decode one bitstream. Whatever the decoder does is in the answer; none of it is raised.
+
+        Args:
+            bitstream: of any length and content.
+            shape: the height and width that the image must have.
+
+        Raises:
+            CodecUnavailable: a new worker can't load the codec any more.
+        """
+        with self._borrow() as worker:
+            (decoded,) = self._on_disk([bitstream], lambda: [self._one(worker, bitstream, shape, "decode")])
+        return decoded
+
+    def decode_many(self, bitstreams: Sequence[bytes], *, shape: tuple[int, int] | None = None) -> list[Decoded]:
+        """Decode bitstreams, through ``decode_batch`` where the codec has one of its own.
+
+        A batch that fails as a whole is halved until each failure has its bitstream. Where the parts then decode
+        without one, each of them carries a warning with what happened to the batch.
+
+        Args and errors as :meth:`decode`.
+        """
+        size = min(self._batch, -(-len(bitstreams) // len(self._workers))) or 1
+        chunks = [bitstreams[i : i + size] for i in range(0, len(bitstreams), size)]
+        if len(self._workers) == 1 or len(chunks) <= 1:
+            return [decoded for chunk in chunks for decoded in self._chunk(chunk, shape)]
+        with ThreadPoolExecutor(len(self._workers)) as executor:
+            futures = [executor.submit(self._chunk, chunk, shape) for chunk in chunks]
+            try:
+                return [decoded for future in futures for decoded in future.result()]
+            except BaseException:
+                # Otherwise Ctrl-C would wait for every decode that is under way.
+                executor.shutdown(wait=False, cancel_futures=True)
+                self.close()
+                raise
+
+    def _chunk(self, streams: Sequence[bytes], shape: tuple[int, int] | None) -> list[Decoded]:
+        with self._borrow() as worker:
+            decoded: list[Decoded] = []
+            while len(decoded) < len(streams):
+                # No larger than the batch is by now: one that was found too slow has made it smaller.
+                part = streams[len(decoded) : len(decoded) + self._batch]
+                decoded += self._on_disk(part, functools.partial(self._bisect, worker, part, shape))
+            return decoded
+
+    def _on_disk(self, streams: Sequence[bytes], decode: Callable[[], list[Decoded]]) -> list[Decoded]:
+        """Run ``decode`` while the streams lie in the directory; those that fail stay, named by their content."""
+        paths = []
+        try:
+            for stream in streams:
+                paths.append(self._directory / f"{self._prefix}-{os.getpid()}-{next(self._files)}.decoding")
+                paths[-1].write_bytes(stream)
+            decoded = decode()
+            for i, (path, found) in enumerate(zip(paths, decoded, strict=True)):
+                if found.outcome is not None and found.outcome.failure:
+                    digest = hashlib.sha256(streams[i]).hexdigest()[:16]
+                    kept = self._directory / f"{self._prefix}-{digest}.bin"
+                    path.replace(kept)
+                    decoded[i] = replace(found, stream=kept)
+            return decoded
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+    def _bisect(self, worker: Worker, streams: Sequence[bytes], shape: tuple[int, int] | None) -> list[Decoded]:
+        if not self._batched:
+            return [self._one(worker, stream, shape, "decode") for stream in streams]
+        if len(streams) == 1:
+            return [self._one(worker, streams[0], shape, "decode_batch")]
+        try:
+            return self._together(worker, streams, shape)
+        except _BatchFailed as failed:
+            half = len(streams) // 2
+            decoded = self._bisect(worker, streams[:half], shape) + self._bisect(worker, streams[half:], shape)
+            if not any(d.outcome is failed.outcome or (d.outcome and d.outcome.failure) for d in decoded):
+                if failed.outcome is Outcome.HUNG:
+                    self._batch = min(self._batch, half)
+                said = f"decode_batch of {len(streams)} {failed.outcome}, none of them alone: {failed.message}"
+                decoded = [replace(d, warnings=(*d.warnings, said)) for d in decoded]
+            return decoded
+
+    def _together(self, worker: Worker, streams: Sequence[bytes], shape: tuple[int, int] | None) -> list[Decoded]:
+        try:
+            answer = worker.ask("decode_batch", streams, shape=shape)
+            if answer.failure is not None:
+                worker.done(answer)
+                raise _BatchFailed(*answer.failure, answer.seconds)
+            decoded = _read(worker, answer)
+            if len(decoded) != len(streams):
+                raise _BatchFailed(Outcome.MISSHAPEN, decoded[0].message if decoded else "no results", answer.seconds)
+            return [replace(d, seconds=answer.seconds / len(streams)) for d in decoded]
+        except WorkerDied as death:
+            raise _BatchFailed(death.outcome, death.message, death.seconds) from None
+
+    def _one(self, worker: Worker, stream: bytes, shape: tuple[int, int] | None, operation: str) -> Decoded:
+        try:
+            answer = worker.ask(operation, [stream], shape=shape)
+            if answer.failure is not None:
+                worker.done(answer)
+                return Decoded(None, *answer.failure, answer.seconds, answer.warnings)
+            (decoded,) = _read(worker, answer)
+            return decoded
+        except WorkerDied as death:
+            return Decoded(None, death.outcome, death.message, death.seconds)
+
+    def _succeed(
+        self,
+        worker: Worker,
+        operation: str,
+        buffers: Sequence[bytes | Image],
+        *,
+        refusal: type[ValueError] | None = None,
+        **more: Any,
+    ) -> Answer:
+        with self._living(operation):
+            answer = worker.ask(operation, buffers, **more)
+        if answer.failure is None:
+            return answer
+        worker.done(answer)
+        outcome, message = answer.failure
+        if outcome is Outcome.REFUSED and refusal is not None:
+            raise refusal(message)
+        raise WorkerError(f"{operation} of codec {self._attributes.name!r} {outcome}: {message}")
+
+    @contextlib.contextmanager
+    def _living(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except WorkerDied as death:
+            raise WorkerError(
+                f"{operation} of codec {self._attributes.name!r} {death.outcome}: {death.message}"
+            ) from None
+
+    @contextlib.contextmanager
+    def _borrow(self) -> Iterator[Worker]:
+        worker = self._idle.get()
+        try:
+            yield worker
+        finally:
+            self._idle.put(worker)
+
+
+def _read(worker: Worker, answer: Answer) -> list[Decoded]:
+    """The images and outcomes of one answer.
+
+    Raises:
+        WorkerDied: the answer does not hold together; the decoder has written into the worker's connection.
+    """
+    try:
+        sizes = [(int(r["size"][0]), int(r["size"][1])) for r in answer.value if "size" in r]
+        images = iter(worker.images(answer, sizes))
+        decoded = [
+            Decoded(next(images), None, "", answer.seconds, answer.warnings)
+            if "size" in r
+            else Decoded(None, Outcome(r["outcome"]), str(r["message"]), answer.seconds, answer.warnings)
+            for r in answer.value
+        ]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise worker.garbled(error) from None
+    worker.done(answer)
+    return decoded
+
+
+def _close_all(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.close()
+
+
+def _share_of_cores(workers: int) -> dict[str, str]:
+    """What keeps the native threads of all workers from outnumbering the cores; nothing for a worker alone."""
+    tests = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    processes = workers * (int(tests) if tests.isdecimal() else 1)
+    if processes == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // processes))}
