@@ -1,0 +1,46 @@
+"""Priors: diffusion models that the RCC codecs share between encoder and decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from robustkit.priors.base import Prior
+
+#: The prior that comes with robustkit.
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def load_prior(name: str, *, device: str = "cpu", dtype: str = "float32") -> Prior:
+    """Load a prior.
+
+    Args:
+        name: ``"embedded"``, a folder that ``robustkit.priors.train`` wrote, a folder that
+            ``StableDiffusionPipeline.save_pretrained`` wrote, or a hub name of such a pipeline.
+        device: a torch device.
+        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``, of the network.
+
+    Raises:
+        PriorError: it can't be loaded; the message says why and what would load.
+    """
+    import torch
+
+    from robustkit.priors.base import PriorError
+
+    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in kinds:
+        raise PriorError(f"dtype {dtype!r}: give {', '.join(kinds)}")
+    folder = EMBEDDED if name == "embedded" else Path(name)
+    if (folder / "model_index.json").is_file() or not folder.exists():
+        from robustkit.priors.stable_diffusion import StableDiffusionPrior
+
+        return StableDiffusionPrior(name, device=device, dtype=kinds[dtype])
+    if (folder / "config.json").is_file():
+        from robustkit.priors.blockdiffusion import BlockDiffusionPrior
+
+        return BlockDiffusionPrior(folder, device=device, dtype=kinds[dtype])
+    raise PriorError(
+        f"{folder} holds neither config.json (python -m robustkit.priors.train writes one) "
+        "nor model_index.json (a diffusers pipeline's)"
+    )

@@ -1,0 +1,73 @@
+"""What an RCC codec needs of a prior: latents, a denoiser, and how information grows with the SNR."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class PriorError(ValueError):
+    """A prior that can't be loaded; the message says which, why, and what would load."""
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """One point of the diffusion process.
+
+    Attributes:
+        alpha_bar: share of signal power, in (0, 1): ``x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise``.
+        timestep: what the prior's own network calls this level.
+    """
+
+    alpha_bar: float
+    timestep: float
+
+
+class Prior(ABC):
+    """A diffusion model of images.
+
+    Attributes:
+        identity: SHA-256 of what decides its output (config and weights); two codecs can read each
+            other's streams only if these agree.
+        mmse: ``(log_snr, mean squared error)`` of the denoiser on photographs, log-SNR rising: how much
+            information a step of SNR buys (Guo, Shamai and Verdu 2005). ``None`` where it was never measured.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    identity: bytes
+    mmse: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None
+
+    @property
+    @abstractmethod
+    def pixel_multiple(self) -> int:
+        """Both sides of an image given to :meth:`encode` are multiples of this."""
+
+    @abstractmethod
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape ``(c, h, w)`` of the latent of an image of ``height`` x ``width`` pixels."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Images ``(b, 3, H, W)`` in [-1, 1] to float32 latents ``(b, c, h, w)``."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to images ``(b, 3, H, W)`` in about [-1, 1], float32."""
+
+    @abstractmethod
+    def predict_clean(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
+        """Estimate clean float32 latents from noisy ones, ``(b, c, h, w)``, all at one noise level."""
+
+    def predict_final(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
+        """The estimate that becomes the image: as :meth:`predict_clean`, and worth a few more calls."""
+        return self.predict_clean(noisy, level)
+
+    @abstractmethod
+    def level_at_snr(self, log_snr: float) -> NoiseLevel:
+        """The level whose ``ln(alpha_bar / (1 - alpha_bar))`` is nearest to ``log_snr``."""

@@ -1,0 +1,423 @@
+"""Train the embedded prior: ``python -m robustkit.priors.train DATA_DIR --out DIR``.
+
+``DATA_DIR`` holds photographs in ``train/`` (and ``test/``, used for training too) and ``val/`` (held
+out). Run again with the same ``--out`` to resume. The learning rate is constant, then decays over the
+last part of ``--iterations``; a checkpoint taken before the decay (``stable/``) lets a later run with more
+iterations go on as if it had never decayed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from robustkit.priors.blockdiffusion import (
+    BLOCK,
+    BlockTransform,
+    WienerDenoiser,
+    channels_last,
+    make_network,
+    save_prior,
+)
+from robustkit.priors.unet import UNetConfig
+
+Photograph = npt.NDArray[np.uint8]
+console = Console(stderr=True)
+
+LOG_SNR_RANGE = (-7.0, 5.5)
+SCALES = (1.0, 0.75, 0.55)
+HELD_OUT_CROP = 256
+HELD_OUT_IMAGES = 48
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the result, kept in the prior's ``config.json``."""
+
+    iterations: int
+    batch: int
+    crop: int
+    components: int
+    widths: tuple[int, ...]
+    blocks: int
+    learning_rate: float
+    weight_decay: float
+    decay: float
+    ema: float
+    seed: int
+    precision: str
+
+
+def read_photographs(folders: list[Path], scales: tuple[float, ...], least: int) -> list[Photograph]:
+    """Every photograph below ``folders``, at each of ``scales``, if no side is below ``least`` pixels."""
+    photographs: list[Photograph] = []
+    for path in sorted(
+        p for folder in folders for p in folder.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
+    ):
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        for scale in scales:
+            size = (round(image.width * scale), round(image.height * scale))
+            if min(size) >= least:
+                resized = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
+                photographs.append(np.asarray(resized))
+    if not photographs:
+        raise click.UsageError(f"no photograph of at least {least} pixels a side in {', '.join(map(str, folders))}")
+    return photographs
+
+
+def to_tensor(images: list[Photograph]) -> Tensor:
+    """Images of one size to float32 ``(b, 3, H, W)`` in [-1, 1]."""
+    stacked = torch.from_numpy(np.stack(images))
+    return stacked.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+
+
+def fit_transform(photographs: list[Photograph], components: int) -> tuple[BlockTransform, Tensor]:
+    """Principal components of 8x8 blocks, over the eight symmetries of the square."""
+    size = 3 * BLOCK * BLOCK
+    total, outer, count = np.zeros(size), np.zeros((size, size)), 0
+    for photograph in photographs:
+        rows, columns = photograph.shape[0] // BLOCK, photograph.shape[1] // BLOCK
+        image = photograph[: rows * BLOCK, : columns * BLOCK].astype(np.float32) / 127.5 - 1
+        blocks = image.reshape(rows, BLOCK, columns, BLOCK, 3).transpose(0, 2, 4, 1, 3).reshape(-1, size)
+        total += blocks.sum(axis=0, dtype=np.float64)
+        outer += blocks.T @ blocks
+        count += len(blocks)
+    places = np.arange(size).reshape(3, BLOCK, BLOCK)
+    symmetries = [
+        np.rot90(turned, quarter, axes=(1, 2)).ravel()
+        for turned in (places, places.transpose(0, 2, 1))
+        for quarter in range(4)
+    ]
+    mean = np.mean([total[s] for s in symmetries], axis=0) / count
+    second_moment = np.mean([outer[np.ix_(s, s)] for s in symmetries], axis=0) / count
+    values, vectors = np.linalg.eigh(second_moment - np.outer(mean, mean))
+    values, basis = values[::-1][:components], vectors[:, ::-1][:, :components].T
+    scale = float(1 / math.sqrt(values.mean()))
+    transform = BlockTransform(
+        torch.tensor(basis.copy(), dtype=torch.float32).view(components, 3, BLOCK, BLOCK),
+        torch.tensor(basis @ mean, dtype=torch.float32),
+        scale,
+    )
+    return transform, torch.tensor(values * scale**2, dtype=torch.float32)
+
+
+def network_config(components: int, widths: tuple[int, ...], blocks: int) -> dict[str, Any]:
+    """What ``config.json`` says of the network."""
+    config = UNetConfig(
+        in_channels=components,
+        out_channels=components,
+        block_out_channels=widths,
+        layers_per_block=blocks,
+        norm_num_groups=16,
+        attention_head_dim=16,
+    )
+    return asdict(config)
+
+
+def draw_batch(
+    photographs: list[Photograph],
+    weights: npt.NDArray[np.float64],
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Random crops, each under a random symmetry of the square."""
+    crops: list[Photograph] = []
+    for index in rng.choice(len(photographs), size=settings.batch, p=weights):
+        photograph = photographs[index]
+        y = int(rng.integers(photograph.shape[0] - settings.crop + 1))
+        x = int(rng.integers(photograph.shape[1] - settings.crop + 1))
+        crop = np.rot90(photograph[y : y + settings.crop, x : x + settings.crop], int(rng.integers(4)))
+        crops.append(crop[:, ::-1] if rng.integers(2) else crop)
+    return to_tensor(crops)
+
+
+def relative_loss(
+    denoiser: WienerDenoiser, clean: Tensor, log_snr: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Squared latent error of each sample over the mean variance that the Wiener estimate leaves."""
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    alpha_bar = torch.sigmoid(log_snr)
+    a = alpha_bar.view(-1, 1, 1, 1)
+    estimate: Tensor = denoiser(a.sqrt() * clean + (1 - a).sqrt() * noise, alpha_bar).to(torch.float32)
+    posterior = denoiser.variance * (1 - a) / (a * denoiser.variance + 1 - a)
+    return (estimate - clean).square().mean(dim=(1, 2, 3)) / posterior.mean(dim=(1, 2, 3))
+
+
+@torch.inference_mode()
+def held_out_loss(denoiser: WienerDenoiser, latents: Tensor) -> float:
+    """Mean relative loss over held-out crops, at fixed noise and evenly spread noise levels."""
+    generator = torch.Generator(latents.device).manual_seed(0)
+    low, high = denoiser.log_snr_range
+    levels = torch.linspace(low + 0.5, high - 0.5, len(latents), device=latents.device)
+    losses = [
+        relative_loss(denoiser, latents[i : i + 8], levels[i : i + 8], generator).sum()
+        for i in range(0, len(latents), 8)
+    ]
+    return float(torch.stack(losses).sum() / len(latents))
+
+
+@torch.inference_mode()
+def measure_mmse(denoiser: WienerDenoiser, latents: Tensor, points: int = 26) -> dict[str, list[float]]:
+    """The denoiser's mean squared error against log-SNR, over held-out crops.
+
+    Returns:
+        ``log_snr``, evenly spread over the trained range, and ``squared_error``, of a latent element.
+    """
+    generator = torch.Generator(latents.device).manual_seed(1)
+    log_snr = np.linspace(*denoiser.log_snr_range, points)
+    errors = []
+    for value in log_snr:
+        level = torch.full((len(latents),), float(value), device=latents.device)
+        posterior = denoiser.variance / (denoiser.variance * math.exp(value) + 1)
+        batches = [(latents[i : i + 8], level[i : i + 8]) for i in range(0, len(latents), 8)]
+        relative = torch.cat([relative_loss(denoiser, *batch, generator) for batch in batches])
+        errors.append(float(relative.mean() * posterior.mean()))
+    return {"log_snr": [float(v) for v in log_snr], "squared_error": errors}
+
+
+class Run:
+    """A training run and its checkpoints below one folder."""
+
+    def __init__(
+        self, out: Path, settings: Settings, transform: BlockTransform, variance: Tensor, device: torch.device
+    ) -> None:
+        self.out, self.settings, self.device = out, settings, device
+        self.transform = BlockTransform(transform.basis.to(device), transform.mean.to(device), transform.scale)
+        self.network = network_config(settings.components, settings.widths, settings.blocks)
+
+        def make() -> WienerDenoiser:
+            denoiser = WienerDenoiser(make_network(self.network), variance, LOG_SNR_RANGE)
+            return channels_last(denoiser.to(device))
+
+        torch.manual_seed(settings.seed)
+        self.model, self.average = make(), make()
+        for parameter in self.model.network.conv_out.parameters():
+            torch.nn.init.zeros_(parameter)
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=settings.weight_decay,
+        )
+        self.iteration = 0
+
+    def learning_rate(self) -> float:
+        """Warm up over 200 iterations, stay, then fall to zero as a cosine over the last ``decay`` share."""
+        start = self.settings.iterations * (1 - self.settings.decay)
+        through = max(0.0, (self.iteration - start) / max(1.0, self.settings.iterations - start))
+        warm = min(1.0, (self.iteration + 1) / 200)
+        return self.settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
+
+    @property
+    def decaying(self) -> bool:
+        return self.iteration > self.settings.iterations * (1 - self.settings.decay)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint beside ``folder``, then move it there: a stop never leaves half of one."""
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / "checkpoint.safetensors")
+        (partial / "state.json").write_text(
+            json.dumps({"iteration": self.iteration, "settings": asdict(self.settings)})
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint of the same network."""
+        state = json.loads((folder / "state.json").read_text())
+        for name in ("components", "blocks", "widths"):
+            old, new = state["settings"][name], asdict(self.settings)[name]
+            if (tuple(old) if isinstance(old, list) else old) != new:
+                raise click.UsageError(f"{folder} was trained with {name} = {old}, not {new}: give another --out")
+        tensors = load_file(folder / "checkpoint.safetensors", device=str(self.device))
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        self.average.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
+        for name, parameter in self.model.named_parameters():
+            moments = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {**moments, "step": moments["step"].cpu()}
+        self.iteration = int(state["iteration"])
+
+    def step(self, images: Tensor, rng: np.random.Generator) -> float:
+        low, high = LOG_SNR_RANGE
+        clean = self.transform.analyse(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+        spread = (np.arange(len(clean)) + rng.random(len(clean))) / len(clean)
+        log_snr = torch.tensor(low + (high - low) * rng.permutation(spread), dtype=torch.float32, device=self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            loss = relative_loss(self.model, clean, log_snr, None).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        keep = min(self.settings.ema, (self.iteration + 1) / (self.iteration + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
+        self.iteration += 1
+        return float(loss.detach())
+
+    def export(self, held_out: Tensor, loss: float) -> None:
+        """Write the averaged weights as a prior, with the error curve of those very weights."""
+        config = {
+            "network": self.network,
+            "log_snr_range": list(LOG_SNR_RANGE),
+            "mmse": measure_mmse(self.average, held_out),
+            "training": asdict(self.settings) | {"iteration": self.iteration, "held_out_loss": loss},
+        }
+        save_prior(self.out, self.average, self.transform, config)
+
+
+def pick_precision(device: torch.device) -> str:
+    """bfloat16 where the hardware multiplies it fast, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def train(
+    run: Run, photographs: list[Photograph], held_out: Tensor, every: int
+) -> Iterator[tuple[int, float, float | None]]:
+    """Train to the end; yields (iteration, training loss, held-out loss or None)."""
+    areas = np.array([p.shape[0] * p.shape[1] for p in photographs], dtype=np.float64)
+    weights = areas / areas.sum()
+    while run.iteration < run.settings.iterations:
+        rng = np.random.Generator(np.random.Philox(key=[run.settings.seed, run.iteration]))
+        torch.manual_seed(run.settings.seed * 1_000_003 + run.iteration)
+        loss = run.step(draw_batch(photographs, weights, run.settings, rng), rng)
+        measured = None
+        if run.iteration % every == 0 or run.iteration == run.settings.iterations:
+            measured = held_out_loss(run.average, held_out)
+            run.save(run.out / "checkpoint")
+            if not run.decaying:
+                run.save(run.out / "stable")
+        yield run.iteration, loss, measured
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the prior and its checkpoints go; resumed if it has one.",
+)
+@click.option("--iterations", default=9000, help="Training steps in all, those of earlier runs included.")
+@click.option("--batch", default=32, help="Crops a step.")
+@click.option("--crop", default=128, help="Side of a training crop, a multiple of 32.")
+@click.option("--components", default=48, help="Components kept of each 8x8x3 block's 192.")
+@click.option("--widths", default="112,144,160", help="Channels at each resolution of the U-Net.")
+@click.option("--blocks", default=1, help="Residual blocks a resolution.")
+@click.option("--learning-rate", default=1e-3)
+@click.option("--weight-decay", default=0.01)
+@click.option("--decay", default=0.3, help="Share of the iterations over which the learning rate falls.")
+@click.option("--ema", default=0.999, help="Decay of the running average of the weights.")
+@click.option("--seed", default=0)
+@click.option("--every", default=500, help="Iterations between checkpoints and held-out losses.")
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="auto: bfloat16 where the hardware has it.",
+)
+@click.option(
+    "--resume-from",
+    type=click.Choice(["checkpoint", "stable"]),
+    default="checkpoint",
+    help="stable: the last checkpoint before the learning rate fell, to train on for longer.",
+)
+def main(
+    data: Path,
+    out: Path,
+    every: int,
+    device: str,
+    resume_from: str,
+    widths: str,
+    precision: str,
+    **options: Any,
+) -> None:
+    """Train the embedded prior on the photographs in DATA/train and DATA/test; hold out DATA/val."""
+    place = torch.device(device)
+    settings = Settings(
+        widths=tuple(int(w) for w in widths.split(",")),
+        precision=pick_precision(place) if precision == "auto" else precision,
+        **options,
+    )
+    folders = [data / name for name in ("train", "test") if (data / name).is_dir()]
+    photographs = read_photographs(folders, SCALES, settings.crop)
+    held = read_photographs([data / "val"], (1.0,), HELD_OUT_CROP)[:HELD_OUT_IMAGES]
+    centred = []
+    for photograph in held:
+        y, x = (photograph.shape[0] - HELD_OUT_CROP) // 2, (photograph.shape[1] - HELD_OUT_CROP) // 2
+        centred.append(photograph[y : y + HELD_OUT_CROP, x : x + HELD_OUT_CROP])
+    transform, variance = fit_transform(photographs, settings.components)
+    run = Run(out, settings, transform, variance, place)
+    source = out / resume_from
+    if source.is_dir():
+        run.load(source)
+        console.print(f"resumed at iteration {run.iteration} from {source}")
+    held_out = run.transform.analyse(to_tensor(centred).to(place))
+    out.mkdir(parents=True, exist_ok=True)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    console.print(f"{len(photographs)} photographs, {parameters / 1e6:.1f} M parameters, {place}, {settings.precision}")
+    started = time.monotonic()
+    recent: list[float] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with (
+        Progress(*columns, console=console) as progress,
+        (out / "log.jsonl").open("a", encoding="utf-8") as log,
+    ):
+        task = progress.add_task("training", total=settings.iterations, completed=run.iteration)
+        for iteration, loss, measured in train(run, photographs, held_out, every):
+            recent = [*recent[-99:], loss]
+            average = sum(recent) / len(recent)
+            progress.update(task, completed=iteration, description=f"loss {average:.4f}")
+            if measured is not None:
+                record = {
+                    "iteration": iteration,
+                    "loss": average,
+                    "held_out_loss": measured,
+                    "seconds": time.monotonic() - started,
+                }
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                progress.console.print(f"iteration {iteration}: loss {average:.4f}, held out {measured:.4f}")
+                run.export(held_out, measured)
+    console.print(f"prior written to {out}")
+
+
+if __name__ == "__main__":
+    main()
