@@ -1,0 +1,236 @@
+"""What the RCC codecs cost beside their denoiser: time, batches, codebooks, memory, bit protocols.
+
+Run it with ``python benchmarks/rcc.py``. What is compared alternates, so that a ratio's two sides see the same load.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from robustkit import Image, channels
+from robustkit.codecs.rcc.codebook import CODEBOOKS
+from robustkit.codecs.rcc.protocol import IndependentIndices, JointRank
+from robustkit.codecs.rcc.turbo import RobustTurboDDCM, TurboDDCM
+from robustkit.images import photographs
+from robustkit.priors.base import NoiseLevel
+from robustkit.quality import measure
+
+BAR_SECONDS = 2.5
+BAR_RATIO = 1.15
+BAR_BATCH = 2.0
+BAR_GIB = 2.0
+STREAMS = 16
+#: Settings of the published Turbo-DDCM.
+PUBLISHED_K, PUBLISHED_M = 16384, 114
+#: K x n of the codebooks compared: the Gaussian one takes minutes a step at the codecs' default.
+CODEBOOK_SIZE, CODEBOOK_CROP = 16384, 64
+
+# Wide where nobody watches, so that a table in a log is whole.
+console = Console(width=None if sys.stdout.isatty() else 132)
+Row = tuple[str, str, str, bool | None]
+
+
+class Denoising:
+    """The denoiser calls of a codec, recorded to be repeated alone."""
+
+    def __init__(self, codec: TurboDDCM) -> None:
+        self.codec = codec
+        self.calls: list[tuple[torch.Size, NoiseLevel]] = []
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        prior = self.codec.prior
+        predict = prior.predict_clean
+
+        def record(noisy: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+            self.calls.append((noisy.shape, level))
+            return predict(noisy, level)
+
+        prior.predict_clean = record  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del prior.predict_clean
+
+    @torch.inference_mode()
+    def repeat(self) -> None:
+        for shape, level in self.calls:
+            self.codec.prior.predict_clean(torch.ones(shape, device=self.codec.prior.device), level)
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock and processor time of one call."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def medians(repeats: int, *works: Callable[[], object]) -> list[tuple[float, float]]:
+    """Median wall-clock and processor time of each of ``works``, called in turn."""
+    times = [[seconds(work) for work in works] for _ in range(repeats)]
+    return [
+        (statistics.median(t[i][0] for t in times), statistics.median(t[i][1] for t in times))
+        for i in range(len(works))
+    ]
+
+
+def in_fresh_process(work: Callable[..., Any], *arguments: object) -> Any:
+    # Not spawn: what exec starts inherits its parent's peak on Linux, what a fork server forks does not.
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as executor:
+        return executor.submit(work, *arguments).result()
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def peak_of_round_trip(settings: dict[str, Any]) -> float:
+    codec = RobustTurboDDCM(**settings)
+    image = np.tile(photographs(crop=256)["astronaut"], (2, 2, 1))
+    codec.decode(codec.encode(image))
+    return peak_gib()
+
+
+def cost_of_codebook(kind: str, length: int, count: int, repeats: int) -> tuple[float, float]:
+    """Processor time in seconds and memory in GiB of one step's select and combine."""
+    residual = torch.from_numpy(np.random.default_rng(0).standard_normal((1, length), dtype=np.float32))
+    before = peak_gib()
+    codebook = CODEBOOKS[kind](CODEBOOK_SIZE, length, 1, torch.device("cpu"))
+    ((_, processor),) = medians(repeats, lambda: codebook.combine(0, *codebook.select(0, residual, count)))
+    return processor, peak_gib() - before
+
+
+def overhead(kind: type[TurboDDCM], settings: dict[str, Any], image: Image, repeats: int) -> Iterator[Row]:
+    codec = kind(**settings)
+    denoising = Denoising(codec)
+    with denoising.recorded():
+        codec.decode(codec.encode(image))
+    whole, alone = medians(repeats, lambda: codec.decode(codec.encode(image)), denoising.repeat)
+    calls = len(denoising.calls)
+    yield f"{kind.name}: encode + decode", f"{whole[0]:.2f} s", f"at most {BAR_SECONDS} s", whole[0] <= BAR_SECONDS
+    yield (
+        f"  over its {calls} denoiser calls alone",
+        f"{whole[0] / alone[0]:.3f} times ({whole[1] / alone[1]:.3f} in processor time)",
+        f"at most {BAR_RATIO} times",
+        whole[0] / alone[0] <= BAR_RATIO,
+    )
+
+
+def batch_or_not(codec: TurboDDCM, streams: list[bytes]) -> tuple[Callable[[], object], Callable[[], object]]:
+    return lambda: [codec.decode(stream) for stream in streams], lambda: codec.decode_batch(streams)
+
+
+def batches(settings: dict[str, Any], image: Image, repeats: int) -> Iterator[Row]:
+    codec = RobustTurboDDCM(**settings)
+    stream = codec.encode(image)
+    layout = codec.layout(stream)
+    for text in ("bsc(ber=0.001)", "bsc(ber=0.0001)", "burst(length=32)"):
+        noise = channels.parse(text)
+        damaged = [
+            noise.sample(layout.bits, channels.generator(codec.name, "batch", noise.name, number), layout).apply(stream)
+            for number in range(STREAMS)
+        ]
+        singly, together = medians(repeats, *batch_or_not(codec, damaged))
+        gain = singly[0] / together[0]
+        yield (
+            f"decode_batch of {STREAMS} after {text}",
+            f"{gain:.2f} times faster ({singly[1] / together[1]:.2f} in processor time)",
+            f"at least {BAR_BATCH:g} times",
+            gain >= BAR_BATCH,
+        )
+
+
+def codebooks(repeats: int) -> Iterator[Row]:
+    image = photographs(crop=CODEBOOK_CROP)["astronaut"]
+    codecs = {
+        kind: RobustTurboDDCM(T=20, K=CODEBOOK_SIZE, bpp=1.5, codebook=kind) for kind in ("structured", "gaussian")
+    }
+    count = codecs["structured"]._header_for(*image.shape[:2]).atoms
+    shape = codecs["structured"].prior.latent_shape(*image.shape[:2])
+    length = int(np.prod(shape))
+    times = {}
+    for kind, codec in codecs.items():
+        times[kind], gib = in_fresh_process(cost_of_codebook, kind, length, count, repeats)
+        psnr = measure("psnr", image, codec.decode(codec.encode(image)))
+        yield (
+            f"{kind} codebook, K = {CODEBOOK_SIZE}, n = {length}, M = {count}",
+            f"{1e3 * times[kind]:.2f} ms of processor time a step, {1024 * gib:.0f} MiB, {psnr:.2f} dB",
+            "",
+            None,
+        )
+    yield "  structured against Gaussian", f"{times['gaussian'] / times['structured']:.0f} times faster", "", None
+
+
+def protocols(repeats: int) -> Iterator[Row]:
+    rng = np.random.default_rng(0)
+    indices = np.sort(rng.choice(PUBLISHED_K, PUBLISHED_M, replace=False))
+    signs = rng.choice([-1, 1], PUBLISHED_M)
+    for kind in (JointRank, IndependentIndices):
+        protocol = kind(PUBLISHED_K, PUBLISHED_M)
+        (write, _), (read, _) = medians(
+            repeats,
+            partial(protocol.write, indices, signs),
+            partial(protocol.read, protocol.write(indices, signs)),
+        )
+        yield (
+            f"{kind.__name__}, K = {PUBLISHED_K}, M = {PUBLISHED_M}",
+            f"{protocol.bits} bits; write {1e6 * write:.0f} us, read {1e6 * read:.0f} us a step",
+            "",
+            None,
+        )
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Ten noise levels and few repeats: ratios to about a tenth, in a minute.")
+@click.option("--repeats", type=int, help="Calls of each kind.  [default: 5, with --quick 3]")
+def main(quick: bool, repeats: int | None) -> None:
+    """Print a table; exit with 1 where a bar is missed."""
+    repeats = repeats or (3 if quick else 5)
+    # Fewer levels, but as many atoms a level as the codecs' defaults choose: the ratios depend on those.
+    settings: dict[str, Any] = {"T": 10, "M": 40} if quick else {}
+    image = photographs(crop=256)["astronaut"]
+    table = Table(title=f"RCC codecs: torch {torch.__version__}, {torch.get_num_threads()} threads, 256x256")
+    for column in ("what", "measured", "bar", ""):
+        table.add_column(column)
+    missed = 0
+    with console.status("measuring") as status:
+
+        def add(rows: Iterator[Row]) -> None:
+            nonlocal missed
+            for what, measured, bar, met in rows:
+                table.add_row(what, measured, bar, {True: "yes", False: "[red]NO[/red]", None: ""}[met])
+                missed += met is False
+                status.update(f"measured: {what.strip()}")
+
+        gib = in_fresh_process(peak_of_round_trip, settings)
+        memory = ("encode + decode of 512x512, fresh process", f"{gib:.2f} GiB", f"at most {BAR_GIB:g} GiB")
+        add(iter([(*memory, gib <= BAR_GIB)]))
+        for kind in (RobustTurboDDCM, TurboDDCM):
+            add(overhead(kind, settings, image, repeats))
+        add(batches(settings, image, 1 if quick else min(repeats, 3)))
+        add(codebooks(repeats))
+        add(protocols(40 * repeats))
+    console.print(table)
+    if missed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Codebooks: the K pseudo-random atoms that encoder and decoder share at each step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Codebook(ABC):
+    """K atoms of n numbers for each step, drawn from a seed; nothing else decides them.
+
+    Args:
+        size: K, the number of atoms.
+        length: n, the numbers in an atom.
+        seed: non-negative, below 2**64.
+        device: where inner products are computed.
+    """
+
+    def __init__(self, size: int, length: int, seed: int, device: torch.device) -> None:
+        self.size, self.length, self.seed, self.device = size, length, seed, device
+
+    @abstractmethod
+    def inner_products(self, step: int, residuals: Tensor) -> Tensor:
+        """Inner products of every atom with each residual, up to one common factor.
+
+        Args:
+            step: which step's atoms.
+            residuals: float32 ``(b, n)``.
+
+        Returns:
+            float32 ``(b, K)``.
+        """
+
+    @abstractmethod
+    def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
+        """Sums of atoms.
+
+        Args:
+            step: which step's atoms.
+            indices: int64 ``(b, M)``, in [0, K).
+            coefficients: float32 ``(b, M)``.
+
+        Returns:
+            float32 ``(b, n)``, scaled to unit standard deviation; zeros where the sum is zero.
+        """
+
+    def select(self, step: int, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` atoms with the largest absolute inner products (Turbo-DDCM's thresholding).
+
+        Returns:
+            indices int64 ``(b, M)``, rising, and the signs of their inner products, float32 ``(b, M)``.
+        """
+        products = self.inner_products(step, residuals)
+        indices = products.abs().topk(count, dim=1, sorted=False).indices.sort(dim=1).values
+        signs = torch.where(products.gather(1, indices) < 0, -1.0, 1.0)
+        return indices, signs
+
+
+def _interleave(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Transpose the last dimension, read as ``rows`` x ``columns``."""
+    return values.reshape(*values.shape[:2], rows, columns).transpose(2, 3).flatten(2)
+
+
+def _unit_deviation(sums: Tensor) -> Tensor:
+    return sums / sums.std(dim=1, keepdim=True, correction=1).clamp_min(1e-12)
+
+
+class StructuredCodebook(Codebook):
+    """Rows of randomised Walsh-Hadamard transforms: all K inner products in O(K log n), no K x n matrix.
+
+    A basis is ``n`` orthogonal atoms: random signs, then a Hadamard transform over each of ``n / b`` blocks of
+    ``b`` numbers, where ``b`` is the largest power of two that divides ``n``. Where ``b < n`` a second round,
+    after the blocks are interleaved, spreads each atom over more of the latent. Atoms within a basis are exactly
+    orthogonal; a codebook of more than ``n`` atoms joins several bases, whose signs are shifts of one draw.
+
+    All entries are small integers made from Philox bits, so every device has the same atoms. Transforms:
+    Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss transform".
+    """
+
+    def __init__(self, size: int, length: int, seed: int, device: torch.device) -> None:
+        super().__init__(size, length, seed, device)
+        self.bases = -(-size // length)
+        self.block = length & -length
+        self.rounds = 1 if self.block == length else 2
+        self.factors = [_hadamard(f).to(device) for f in _balanced_factors(self.block)]
+        # An odd stride below n, so that no two bases share an alignment of signs.
+        self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
+
+    def _signs(self, step: int) -> list[Tensor]:
+        """One ``(bases, n)`` tensor of +1 and -1 for each round."""
+        generator = np.random.Philox(key=[self.seed, step])
+        words = -(-self.length // 64)
+        rounds = []
+        for _ in range(self.rounds):
+            raw = generator.random_raw(words).astype("<u8").view(np.uint8)
+            drawn = torch.from_numpy(_SIGNS_OF_BYTE.take(raw, axis=0).ravel()[: self.length]).to(self.device)
+            twice = torch.cat([drawn, drawn])
+            rounds.append(torch.stack([twice[shift : shift + self.length] for shift in self.shifts]))
+        return rounds
+
+    def _transform(self, values: Tensor) -> Tensor:
+        """Hadamard transform, unnormalised, of each run of ``block`` numbers in the last dimension."""
+        blocks = values.reshape(-1, self.block)
+        for factor in self.factors:
+            # Transform the first factor's axis, and put it last: after all of them the order is back.
+            rows = blocks.view(len(blocks), len(factor), -1)
+            blocks = torch.bmm(rows.mT, factor.expand(len(rows), -1, -1))
+        return blocks.reshape(values.shape)
+
+    def inner_products(self, step: int, residuals: Tensor) -> Tensor:
+        signs = self._signs(step)
+        values = residuals.unsqueeze(1)
+        for number, sign in enumerate(signs):
+            if number:
+                values = _interleave(values, -1, self.block)
+            values = self._transform(values * sign)
+        return values.flatten(1)[:, : self.size]
+
+    def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
+        signs = self._signs(step)
+        values = torch.zeros(len(indices), self.bases * self.length, device=self.device)
+        values.scatter_add_(1, indices, coefficients)
+        values = values.view(-1, self.bases, self.length)
+        for number in reversed(range(self.rounds)):
+            values = self._transform(values) * signs[number]
+            if number:
+                values = _interleave(values, self.block, -1)
+        return _unit_deviation(values.sum(dim=1))
+
+
+class GaussianCodebook(Codebook):
+    """Independent standard normal atoms, a K x n matrix made anew each step, a slab at a time.
+
+    The published codecs' codebook in kind (not in its numbers). Normal numbers go through ``log`` and ``cos``,
+    so devices agree only to rounding.
+    """
+
+    SLAB = 1 << 24
+
+    def _slabs(self, step: int) -> list[tuple[int, int]]:
+        rows = max(1, self.SLAB // self.length)
+        return [(start, min(start + rows, self.size)) for start in range(0, self.size, rows)]
+
+    def _atoms(self, step: int, start: int, stop: int) -> Tensor:
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, step], counter=[0, 0, 0, start]))
+        atoms = generator.standard_normal((stop - start, self.length), dtype=np.float32)
+        return torch.from_numpy(atoms).to(self.device)
+
+    def inner_products(self, step: int, residuals: Tensor) -> Tensor:
+        slabs = [residuals @ self._atoms(step, *slab).T for slab in self._slabs(step)]
+        return torch.cat(slabs, dim=1)
+
+    def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
+        sums = torch.zeros(len(indices), self.length, device=self.device)
+        for start, stop in self._slabs(step):
+            here = (indices >= start) & (indices < stop)
+            if here.any():
+                weights = torch.zeros(len(indices), stop - start, device=self.device)
+                weights.scatter_add_(1, (indices - start).clamp(0, stop - start - 1), coefficients * here)
+                sums += weights @ self._atoms(step, start, stop)
+        return _unit_deviation(sums)
+
+
+CODEBOOKS: dict[str, type[Codebook]] = {"structured": StructuredCodebook, "gaussian": GaussianCodebook}
+
+
+#: The eight signs that a byte's bits stand for, highest first: +1 for 0, -1 for 1.
+_SIGNS_OF_BYTE = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
+
+
+@lru_cache
+def _hadamard(order: int) -> Tensor:
+    """Sylvester's Hadamard matrix, entries +1 and -1."""
+    index = np.arange(order)
+    parity = np.bitwise_count(index[:, None] & index[None, :]) & 1
+    return torch.from_numpy((1.0 - 2.0 * parity).astype(np.float32))
+
+
+def _balanced_factors(block: int, largest: int = 64) -> list[int]:
+    """Split a power of two into nearly equal powers of two of at most ``largest``."""
+    exponent = block.bit_length() - 1
+    parts = max(1, -(-exponent // (largest.bit_length() - 1)))
+    return [1 << (exponent // parts + (part < exponent % parts)) for part in range(parts)]

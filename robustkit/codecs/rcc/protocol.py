@@ -1,0 +1,147 @@
+"""Bit protocols: how a step's M chosen atoms and their signs become bits.
+
+The two Turbo-DDCM codecs differ here alone.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.codec import DecodeError
+
+Bits = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+
+
+class BitProtocol(ABC):
+    """Writes M rising, distinct indices in [0, K), K a power of two, and M signs (+1 or -1)."""
+
+    def __init__(self, size: int, count: int) -> None:
+        if size < 2 or size & (size - 1):
+            raise ValueError(f"K = {size} is not a power of two of at least 2")
+        if not 1 <= count <= size:
+            raise ValueError(f"M = {count} atoms of K = {size}: give 1 to K")
+        self.size, self.count = size, count
+        self.index_bits = size.bit_length() - 1
+
+    @property
+    @abstractmethod
+    def bits(self) -> int:
+        """Bits that one step takes."""
+
+    @abstractmethod
+    def write(self, indices: Integers, signs: Integers) -> Bits:
+        """One step's atoms to ``bits`` zeros and ones (uint8)."""
+
+    @abstractmethod
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        """Zeros and ones back to indices and signs.
+
+        Raises:
+            DecodeError: no set of atoms is written so.
+        """
+
+    @abstractmethod
+    def fields(self) -> list[tuple[str, int]]:
+        """Names and bit counts of a step's parts, in their order."""
+
+
+class IndependentIndices(BitProtocol):
+    """Each index alone, ``log2 K`` bits, then the signs: a flipped bit harms one atom of M, and every word decodes."""
+
+    @property
+    def bits(self) -> int:
+        return self.count * (self.index_bits + 1)
+
+    def write(self, indices: Integers, signs: Integers) -> Bits:
+        shifts = np.arange(self.index_bits - 1, -1, -1)
+        words = (indices[:, None] >> shifts) & 1
+        return np.concatenate([words.ravel(), signs < 0]).astype(np.uint8)
+
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        words = bits[: self.count * self.index_bits].reshape(self.count, self.index_bits)
+        indices = words.astype(np.int64) @ (1 << np.arange(self.index_bits - 1, -1, -1, dtype=np.int64))
+        return indices, _signs(bits[self.count * self.index_bits :])
+
+    def fields(self) -> list[tuple[str, int]]:
+        words = [(f"atom {atom} index", self.index_bits) for atom in range(self.count)]
+        return words + [(f"atom {atom} sign", 1) for atom in range(self.count)]
+
+
+class JointRank(BitProtocol):
+    """The subset's lexicographic rank in ``ceil(log2 C(K, M))`` bits, then the signs in the order of the indices.
+
+    The shortest fixed-length code, and a fragile one: a flipped bit of the rank changes most of the subset.
+    """
+
+    def __init__(self, size: int, count: int) -> None:
+        super().__init__(size, count)
+        self.subsets = math.comb(size, count)
+        self.rank_bits = (self.subsets - 1).bit_length()
+
+    @property
+    def bits(self) -> int:
+        return self.rank_bits + self.count
+
+    def rank(self, indices: Integers) -> int:
+        """Position of a rising index list among all C(K, M) of them in lexicographic order."""
+        # The complement K-1-i turns lexicographic order into the combinatorial number system, reversed.
+        terms = (math.comb(self.size - 1 - int(i), self.count - place) for place, i in enumerate(indices))
+        return self.subsets - 1 - sum(terms)
+
+    def unrank(self, rank: int) -> Integers:
+        """The rising index list at ``rank`` in [0, C(K, M))."""
+        left = self.subsets - 1 - rank
+        indices = np.empty(self.count, dtype=np.int64)
+        for place in range(self.count):
+            chosen = _largest_below(left, self.count - place)
+            left -= math.comb(chosen, self.count - place)
+            indices[place] = self.size - 1 - chosen
+        return indices
+
+    def write(self, indices: Integers, signs: Integers) -> Bits:
+        text = format(self.rank(indices), f"0{self.rank_bits}b") if self.rank_bits else ""
+        rank = np.frombuffer(text.encode("ascii"), dtype=np.uint8) - ord("0")
+        return np.concatenate([rank, signs < 0]).astype(np.uint8)
+
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        text = (bits[: self.rank_bits] + ord("0")).astype(np.uint8).tobytes().decode("ascii")
+        rank = int(text or "0", 2)
+        if rank >= self.subsets:
+            raise DecodeError(f"a rank beyond the last of the C({self.size}, {self.count}) subsets")
+        return self.unrank(rank), _signs(bits[self.rank_bits :])
+
+    def fields(self) -> list[tuple[str, int]]:
+        return [("subset rank", self.rank_bits)] + [(f"atom {atom} sign", 1) for atom in range(self.count)]
+
+
+def _signs(bits: Bits) -> Integers:
+    return 1 - 2 * bits.astype(np.int64)
+
+
+def _largest_below(value: int, k: int) -> int:
+    """The largest ``c`` with ``C(c, k) <= value``."""
+    if value == 0:
+        return k - 1
+    # C(c, k) is about (c - (k-1)/2)^k / k!; the logarithm's rounding costs a few steps at most.
+    logarithm = (_log(value) + math.lgamma(k + 1)) / k
+    guess = max(k - 1, int(math.exp(logarithm) + (k - 1) / 2))
+    binomial = math.comb(guess, k)
+    while binomial > value:
+        binomial = binomial * (guess - k) // guess
+        guess -= 1
+    while True:
+        following = binomial * (guess + 1) // (guess + 1 - k) if guess >= k else int(guess + 1 >= k)
+        if following > value:
+            return guess
+        binomial, guess = following, guess + 1
+
+
+def _log(value: int) -> float:
+    """Natural logarithm of an integer too large for a float."""
+    shift = max(0, value.bit_length() - 1000)
+    return math.log(value >> shift) + shift * math.log(2)

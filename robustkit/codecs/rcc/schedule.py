@@ -1,0 +1,93 @@
+"""Noise schedules: which noise levels an RCC codec visits, and a step of the reverse diffusion between two."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from robustkit.priors.base import NoiseLevel, Prior
+
+#: Log-SNR of the first level: as good as pure noise.
+START_LOG_SNR = -12.0
+#: Span of log-SNR that a prior without a measured information curve is stepped through evenly.
+PLAIN_LOG_SNR = (-5.0, 3.5)
+#: Rise of log-SNR over the closing steps.
+CLOSING_LOG_SNR = 2.0
+
+
+def correlation_of_atoms(size: int, count: int, elements: int) -> float:
+    """Squared correlation of a Gaussian residual with the sum of its best atoms.
+
+    The sum of the ``count`` atoms with the largest of ``size`` inner products, signed, has the squared correlation
+    ``rho^2 = M g^2 / n`` with the residual, where ``g`` is the mean of the M largest of K absolute standard normal
+    values. It carries about ``n rho^2 / 2`` nats.
+
+    Args:
+        size: K, atoms in the codebook.
+        count: M, atoms chosen.
+        elements: n, numbers in the residual.
+    """
+    share = count / size
+    if share >= 1:
+        return min(1.0, count / elements)
+    threshold = NormalDist().inv_cdf(1 - share / 2)
+    mean = 2 * NormalDist().pdf(threshold) / share
+    return min(1.0, count * mean**2 / elements)
+
+
+def noise_levels(prior: Prior, *, steps: int, closing: int, correlation: float, efficiency: float) -> list[NoiseLevel]:
+    """The ``steps`` noise levels, from pure noise to the last before the final estimate.
+
+    A DDPM step from one SNR to the next wants a noise whose squared correlation with the residual is the rise in
+    SNR times the residual's mean square (the term in x0 of the posterior mean over its standard deviation). The
+    atoms give the same correlation at every step, so each step may rise by that correlation over the mean square.
+
+    Args:
+        prior: its error curve says how large the residual is; without one the levels are even in log-SNR.
+        steps: T, levels in all; each takes one call of the denoiser.
+        closing: N, the levels at the end that are reached without bits.
+        correlation: squared, of one step's noise with the residual (:func:`correlation_of_atoms`).
+        efficiency: factor on each rise. A level reached too early costs more than one reached too late.
+    """
+    coded = steps - 1 - closing
+    if prior.mmse is None:
+        positions = np.linspace(*PLAIN_LOG_SNR, steps - 1).tolist()
+        return [prior.level_at_snr(position) for position in (START_LOG_SNR, *positions)]
+    positions = [START_LOG_SNR]
+    for _ in range(coded):
+        rise = efficiency * correlation / _squared_error(prior.mmse, positions[-1])
+        positions.append(math.log(math.exp(positions[-1]) + rise))
+    positions += (positions[-1] + np.linspace(0, CLOSING_LOG_SNR, closing + 1)[1:]).tolist()
+    return [prior.level_at_snr(position) for position in positions]
+
+
+def _squared_error(curve: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]], log_snr: float) -> float:
+    """The error at ``log_snr``: a power law between the curve's points, and beyond its clean end."""
+    positions, errors = curve
+    logarithms = np.log(errors)
+    if log_snr <= positions[-1]:
+        return math.exp(float(np.interp(log_snr, positions, logarithms)))
+    slope = (logarithms[-1] - logarithms[-2]) / (positions[-1] - positions[-2])
+    return math.exp(float(logarithms[-1] + slope * (log_snr - positions[-1])))
+
+
+def reverse_step(noisy: Tensor, clean: Tensor, now: NoiseLevel, following: NoiseLevel, noise: Tensor | None) -> Tensor:
+    """One reverse step: DDPM with the given ``noise`` (eta = 1), or DDIM without (eta = 0).
+
+    Song, Meng and Ermon 2021, equations 12 and 16.
+
+    Args:
+        noisy: latents at ``now``.
+        clean: the denoiser's estimate of the clean latents.
+        now, following: two levels, ``following`` the cleaner one.
+        noise: latents of unit variance, or ``None``.
+    """
+    a, b = now.alpha_bar, following.alpha_bar
+    direction = (noisy - math.sqrt(a) * clean) / math.sqrt(1 - a)
+    variance = 0.0 if noise is None else max(0.0, (1 - b) / (1 - a) * (1 - a / b))
+    moved = math.sqrt(b) * clean + math.sqrt(max(0.0, 1 - b - variance)) * direction
+    return moved if noise is None else moved + math.sqrt(variance) * noise

@@ -1,0 +1,396 @@
+"""Turbo-DDCM and Robust Turbo-DDCM: each diffusion step's noise is a sum of M signed atoms, chosen all at once."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
+from robustkit.codecs.rcc.container import (
+    HEADER_BYTES,
+    HEADER_FIELDS,
+    PRIOR_BYTES,
+    Header,
+    check_size,
+)
+from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank
+from robustkit.codecs.rcc.schedule import correlation_of_atoms, noise_levels, reverse_step
+from robustkit.priors import load_prior
+from robustkit.priors.base import NoiseLevel
+from robustkit.profile import Profile, Promise
+
+PROTOCOLS: tuple[type[BitProtocol], ...] = (JointRank, IndependentIndices)
+CODEBOOK_NAMES = tuple(CODEBOOKS)
+
+
+class TurboDDCM(Codec):
+    """Turbo-DDCM (Vaisman et al., arXiv 2511.06424): the M atoms of a step are written as one joint rank.
+
+    Args:
+        T: noise levels, one call of the denoiser each.
+        M: atoms a step; instead of ``bpp``.
+        K: atoms in a step's codebook, a power of two.
+        N: closing steps without bits.
+        bpp: rate in bits per pixel, header included; picks M for the image's size.
+        seed: of the first noise and the codebook, below 2**32.
+        prior: ``"embedded"``, a folder, or a hub name (:func:`robustkit.priors.load_prior`).
+        codebook: ``"structured"`` or ``"gaussian"``.
+        container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone, as published;
+            the decoder then needs the same settings and ``size``).
+        size: (height, width) of the image, for raw streams.
+        efficiency: share of the atoms' information that the noise schedule counts on, in steps of 1/100.
+        device: a torch device.
+        dtype: of the denoiser: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+        PriorError: the prior can't be loaded.
+    """
+
+    name = "turbo-ddcm"
+    family = "rcc"
+    protocol: ClassVar[type[BitProtocol]] = JointRank
+    #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
+    promises: ClassVar[Profile] = Profile(
+        bpp=0.393,
+        quality=28.6,
+        refused=0.15,
+        promises=(
+            Promise("bsc(ber=0.0001)", mean_drop=5.3, p5_drop=27.5),
+            Promise("bsc(ber=0.001)", mean_drop=13.0, p5_drop=24.5, corrupted=0.38),
+            Promise("burst(length=32)", mean_drop=2.45, p5_drop=12.5, corrupted=0.295),
+        ),
+    )
+
+    def __init__(
+        self,
+        *,
+        T: int = 42,
+        M: int | None = None,
+        K: int = 1 << 18,
+        N: int = 0,
+        bpp: float | None = None,
+        seed: int = 88888888,
+        prior: str = "embedded",
+        codebook: str = "structured",
+        container: str = "framed",
+        size: tuple[int, int] | None = None,
+        efficiency: float = 0.7,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        if not 2 <= T <= 255:
+            raise ValueError(f"T = {T}: give 2 to 255 noise levels")
+        if not 0 <= N <= T - 2:
+            raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {T - 2}")
+        if K < 2 or K & (K - 1) or K > 1 << 24:
+            raise ValueError(f"K = {K}: give a power of two from 2 to 2**24")
+        if M is not None and bpp is not None:
+            raise ValueError(f"M = {M} and bpp = {bpp}: give one, the other follows")
+        if M is not None and not 1 <= M <= min(K, 65535):
+            raise ValueError(f"M = {M}: give 1 to {min(K, 65535)} atoms a step")
+        if bpp is not None and not bpp > 0:
+            raise ValueError(f"bpp = {bpp}: give a positive rate")
+        if not 0 <= seed < 1 << 32:
+            raise ValueError(f"seed = {seed}: give 0 to 2**32 - 1")
+        if codebook not in CODEBOOKS:
+            raise ValueError(f"codebook {codebook!r}: give {' or '.join(CODEBOOKS)}")
+        if container not in ("framed", "raw"):
+            raise ValueError(f"container {container!r}: give framed or raw")
+        if not 0.01 <= efficiency <= 2.55:
+            raise ValueError(f"efficiency = {efficiency}: give 0.01 to 2.55")
+        if size is not None and (problem := check_size(*size)):
+            raise ValueError(f"size: {problem}")
+        self.prior = load_prior(prior, device=device, dtype=dtype)
+        self.prior_name = prior
+        self.bpp = 0.4 if bpp is None and M is None else bpp
+        self.container, self.size = container, size
+        usual = inspect.signature(TurboDDCM.__init__).parameters
+        given = (T, M, K, N, bpp, prior, codebook, container, efficiency)
+        names = ("T", "M", "K", "N", "bpp", "prior", "codebook", "container", "efficiency")
+        self.profile = self.promises if given == tuple(usual[name].default for name in names) else None
+        self.settings = Header(
+            protocol=PROTOCOLS.index(self.protocol),
+            height=0,
+            width=0,
+            steps=T,
+            closing=N,
+            atoms=M or 0,
+            size_log2=K.bit_length() - 1,
+            codebook=CODEBOOK_NAMES.index(codebook),
+            seed=seed,
+            efficiency=round(efficiency * 100),
+            prior=self.prior.identity[:PRIOR_BYTES],
+            payload=0,
+        )
+
+    # -- bitstreams ---------------------------------------------------------------------------------------
+
+    def _header_for(self, height: int, width: int) -> Header:
+        """The header of an image's stream; picks M where the rate is what was asked for."""
+        header = replace(self.settings, height=height, width=width)
+        if self.bpp is not None:
+            framing = HEADER_BYTES if self.container == "framed" else 0
+            budget = (int(self.bpp * height * width) // 8 - framing) * 8
+            # Where even one atom a step is too much, the last steps go without.
+            affordable = max(1, budget // self.protocol(1 << header.size_log2, 1).bits)
+            header = replace(header, closing=max(header.closing, header.steps - 1 - affordable))
+            header = replace(header, atoms=self._most_atoms(budget // _coded_steps(header)))
+        return replace(header, payload=_payload_bytes(header))
+
+    def _most_atoms(self, bits: int) -> int:
+        """The largest M whose step takes at most ``bits``; at least 1."""
+        size = 1 << self.settings.size_log2
+        # An atom takes a bit at least, and C(K, M) with a large M is slow to work out.
+        low, high = 1, max(1, min(size // 2, 65535, bits))
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.protocol(size, middle).bits <= bits else (low, middle - 1)
+        return low
+
+    def _parse(self, bitstream: bytes) -> Header:
+        """The header of ``bitstream``, checked against this codec.
+
+        Raises:
+            DecodeError: not this codec's stream, another prior, or a wrong length.
+        """
+        if self.container == "raw":
+            if self.size is None:
+                raise DecodeError("a raw stream has no header: give the codec size=(height, width)")
+            header, framing = self._header_for(*self.size), 0
+        else:
+            header, framing = Header.unpack(bitstream), HEADER_BYTES
+            if header.protocol >= len(PROTOCOLS) or PROTOCOLS[header.protocol] is not self.protocol:
+                raise DecodeError(f"bit protocol {header.protocol}: not a stream of {self.name}")
+            if header.prior != self.prior.identity[:PRIOR_BYTES]:
+                raise DecodeError(
+                    f"encoded with the prior {header.prior.hex()}, "
+                    f"this is {self.prior.identity[:PRIOR_BYTES].hex()} ({self.prior_name})"
+                )
+            if problem := check_size(header.height, header.width):
+                raise DecodeError(problem)
+            size = 1 << header.size_log2
+            if (
+                not 0 <= header.closing <= header.steps - 2
+                or not 1 <= header.atoms <= size
+                or not 1 <= header.size_log2 <= 24
+                or header.codebook >= len(CODEBOOKS)
+                or not header.efficiency
+                or header.payload != _payload_bytes(header)
+            ):
+                raise DecodeError("the header's settings contradict each other")
+        if len(bitstream) != framing + header.payload:
+            raise DecodeError(f"{len(bitstream)} bytes, where the settings need {framing + header.payload}")
+        return header
+
+    def layout(self, bitstream: bytes) -> Layout:
+        bits = 8 * len(bitstream)
+        regions: list[Region] = []
+
+        def put(names: Sequence[tuple[str, int]], start: int, *, header: bool = False) -> int:
+            for name, length in names:
+                regions.append(Region(name, min(start, bits), min(start + length, bits), header))
+                start += length
+            return start
+
+        try:
+            found = self._parse(bitstream)
+        except DecodeError:
+            start = (
+                put([(f"header {n}", b) for n, b in HEADER_FIELDS], 0, header=True) if self.container == "framed" else 0
+            )
+            regions.append(Region("payload", min(start, bits), bits))
+            return Layout(tuple(regions), bits)
+        start = 0
+        if self.container == "framed":
+            start = put([(f"header {n}", b) for n, b in HEADER_FIELDS], 0, header=True)
+        fields = _protocol(found).fields()
+        for step in range(_coded_steps(found)):
+            start = put([(f"step {step} {name}", length) for name, length in fields], start)
+        if start < bits:
+            regions.append(Region("padding", start, bits))
+        return Layout(tuple(regions), bits)
+
+    # -- coding -------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, image: Image) -> bytes:
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise EncodeError(f"{_kind(image)}: give uint8, height x width x 3")
+        if problem := check_size(*image.shape[:2]):
+            raise EncodeError(problem)
+        header = self._header_for(*image.shape[:2])
+        clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
+        protocol, codebook, levels = self._parts(header, clean[0].numel())
+        state = self._first_noise(header, clean.shape[1:])
+        written = []
+        for step in range(_coded_steps(header)):
+            estimate = self.prior.predict_clean(state, levels[step])
+            residual = (clean - estimate).flatten(1)
+            indices, signs = codebook.select(step, residual, header.atoms)
+            written.append(protocol.write(indices[0].cpu().numpy(), signs[0].cpu().numpy().astype(np.int64)))
+            noise = codebook.combine(step, indices, signs).view_as(state)
+            state = reverse_step(state, estimate, levels[step], levels[step + 1], noise)
+        payload = np.packbits(np.concatenate(written)).tobytes()
+        return payload if self.container == "raw" else header.pack() + payload
+
+    def decode(self, bitstream: bytes) -> Image:
+        (decoded,) = self.decode_batch([bitstream])
+        if isinstance(decoded, DecodeError):
+            raise decoded
+        return decoded
+
+    @torch.inference_mode()
+    def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
+        decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
+        groups: dict[Header, list[tuple[int, Integers, Integers]]] = {}
+        for place, bitstream in enumerate(bitstreams):
+            try:
+                header = self._parse(bitstream)
+                atoms = _read_atoms(header, bitstream)
+                groups.setdefault(header, []).append((place, *atoms))
+            except DecodeError as error:
+                decoded[place] = error
+        for header, members in groups.items():
+            indices, signs = (np.stack([m[part] for m in members], axis=1) for part in (1, 2))
+            for (place, _, _), image in zip(members, self._reconstruct(header, indices, signs), strict=True):
+                decoded[place] = image
+        return decoded
+
+    def _reconstruct(self, header: Header, indices: Integers, signs: Integers) -> list[Image]:
+        """Images from indices and signs, both ``(coded steps, b, M)``.
+
+        Streams that have agreed so far share one state, and so the denoiser's calls: damaged copies of one stream
+        part at their first flips, and copies damaged in the header alone never do.
+        """
+        device = self.prior.device
+        shared = np.zeros(indices.shape[1], dtype=np.int64)  # the state of each stream
+        multiple = self.prior.pixel_multiple
+        shape = self.prior.latent_shape(*(-(-side // multiple) * multiple for side in (header.height, header.width)))
+        _, codebook, levels = self._parts(header, int(np.prod(shape)))
+        state = self._first_noise(header, shape)
+        for step, (now, following) in enumerate(itertools.pairwise(levels)):
+            estimate = self.prior.predict_clean(state, now)
+            noise = None
+            if step < len(indices):
+                atoms = np.column_stack([shared, indices[step], signs[step]])
+                _, first, after = np.unique(atoms, axis=0, return_index=True, return_inverse=True)
+                parent, shared = torch.from_numpy(shared[first]).to(device), after.reshape(-1)
+                state, estimate = state[parent], estimate[parent]
+                chosen = torch.from_numpy(indices[step][first]).to(device)
+                weights = torch.from_numpy(signs[step][first]).to(device, torch.float32)
+                noise = codebook.combine(step, chosen, weights).view(-1, *shape)
+            state = reverse_step(state, estimate, now, following, noise)
+        images = self.prior.decode(self.prior.predict_final(state, levels[-1]))
+        images = images[:, :, : header.height, : header.width]
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        found = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        # Copies, so that nobody who writes on one image changes its twin.
+        return [found[number].copy() for number in shared]
+
+    def _parts(self, header: Header, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
+        size = 1 << header.size_log2
+        kind = CODEBOOKS[CODEBOOK_NAMES[header.codebook]]
+        levels = noise_levels(
+            self.prior,
+            steps=header.steps,
+            closing=header.closing,
+            correlation=correlation_of_atoms(size, header.atoms, elements),
+            efficiency=header.efficiency / 100,
+        )
+        return _protocol(header), kind(size, elements, header.seed, self.prior.device), levels
+
+    def _first_noise(self, header: Header, shape: Sequence[int]) -> Tensor:
+        """x_T: about standard normal, from counted coin flips, so that every device has the same."""
+        # Steps draw from the streams (seed, 0), (seed, 1), ...; this one is none of them.
+        words = np.random.Philox(key=[header.seed, 1 << 32]).random_raw(int(np.prod(shape)))
+        heads = torch.from_numpy(np.bitwise_count(words).astype(np.float32)).to(self.prior.device)
+        return ((heads - 32) / 4).view(1, *shape)
+
+    def describe(self) -> Mapping[str, str]:
+        settings = self.settings
+        return {
+            "torch": torch.__version__,
+            "device": _device_name(self.prior.device),
+            "dtype": str(self.prior.dtype).removeprefix("torch."),
+            "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
+            "settings": f"T={settings.steps} N={settings.closing} K={1 << settings.size_log2} "
+            + (f"M={settings.atoms}" if self.bpp is None else f"bpp={self.bpp:g}")
+            + f" seed={settings.seed} codebook={CODEBOOK_NAMES[settings.codebook]}"
+            + f" efficiency={settings.efficiency / 100}",
+        }
+
+
+class RobustTurboDDCM(TurboDDCM):
+    """Robust Turbo-DDCM (arXiv 2604.05743): Turbo-DDCM with each atom's index written on its own."""
+
+    name = "robust-turbo-ddcm"
+    protocol: ClassVar[type[BitProtocol]] = IndependentIndices
+    promises: ClassVar[Profile] = Profile(
+        bpp=0.4,
+        quality=28.0,
+        promises=(
+            Promise("bsc(ber=0.001)", mean_drop=2.25, p5_drop=5.1),
+            Promise("bsc(ber=0.01)", mean_drop=9.8, p5_drop=16.0),
+            Promise("burst(length=32)", mean_drop=0.42, p5_drop=2.15),
+            Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
+        ),
+    )
+
+
+def _protocol(header: Header) -> BitProtocol:
+    return PROTOCOLS[header.protocol](1 << header.size_log2, header.atoms)
+
+
+def _coded_steps(header: Header) -> int:
+    return header.steps - 1 - header.closing
+
+
+def _payload_bytes(header: Header) -> int:
+    return -(-_coded_steps(header) * _protocol(header).bits // 8)
+
+
+def _read_atoms(header: Header, bitstream: bytes) -> tuple[Integers, Integers]:
+    """Indices and signs, ``(coded steps, M)`` each, of a stream that :meth:`TurboDDCM._parse` accepted.
+
+    Raises:
+        DecodeError: a step's bits name no set of atoms.
+    """
+    protocol = _protocol(header)
+    bits = np.unpackbits(np.frombuffer(bitstream[len(bitstream) - header.payload :], dtype=np.uint8))
+    steps = bits[: _coded_steps(header) * protocol.bits].reshape(-1, protocol.bits)
+    read = []
+    for number, step in enumerate(steps):
+        try:
+            read.append(protocol.read(step))
+        except DecodeError as error:
+            raise DecodeError(f"step {number}: {error}") from error
+    return np.stack([r[0] for r in read]), np.stack([r[1] for r in read])
+
+
+def _to_tensor(image: Image, multiple: int) -> Tensor:
+    """An image to float32 ``(1, 3, H, W)`` in [-1, 1], padded by reflection to a multiple on each side."""
+    padding = [(0, -side % multiple) for side in image.shape[:2]]
+    padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
+    return torch.from_numpy(padded).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
+
+
+def _kind(image: object) -> str:
+    if isinstance(image, np.ndarray):
+        return f"{image.dtype} array of shape {image.shape}"
+    return type(image).__name__
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    # Both decide in which order sums are added up.
+    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"

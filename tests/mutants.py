@@ -1,0 +1,112 @@
+"""Robust Turbo-DDCM with one mistake each: what a refactoring could do to it, and the suite must not let pass.
+
+Each class patches the codec's modules when it is built, which is safe because every worker process builds one codec.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from robustkit.codecs.rcc import container, turbo
+from robustkit.codecs.rcc.codebook import StructuredCodebook
+from robustkit.codecs.rcc.protocol import Bits, IndependentIndices, Integers, JointRank
+
+
+class LittleEndianIndices(IndependentIndices):
+    def write(self, indices: Integers, signs: Integers) -> Bits:
+        return super().write(self._reverse(indices), signs)
+
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        indices, signs = super().read(bits)
+        return self._reverse(indices), signs
+
+    def _reverse(self, indices: Integers) -> Integers:
+        places = np.arange(self.index_bits)
+        return (((indices[:, None] >> places) & 1) << places[::-1]).sum(axis=1)
+
+
+class NextIndices(IndependentIndices):
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        indices, signs = super().read(bits)
+        return (indices + 1) % self.size, signs
+
+
+class Unsigned(IndependentIndices):
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        indices, signs = super().read(bits)
+        return indices, np.abs(signs)
+
+
+class _OtherProtocol(turbo.RobustTurboDDCM):
+    def __init__(self, **settings: Any) -> None:
+        turbo.PROTOCOLS = (JointRank, self.protocol)
+        super().__init__(**settings)
+
+
+class WrongBitOrder(_OtherProtocol):
+    """Index bits in the wrong order, in encoder and decoder alike."""
+
+    protocol = LittleEndianIndices
+
+
+class OffByOneIndex(_OtherProtocol):
+    """The decoder takes the atom beside the one that was sent."""
+
+    protocol = NextIndices
+
+
+class LostSign(_OtherProtocol):
+    """The decoder takes every sign for a plus."""
+
+    protocol = Unsigned
+
+
+class JointRankPutBack(turbo.RobustTurboDDCM):
+    """Turbo-DDCM's fragile protocol under the robust codec's name."""
+
+    protocol = JointRank
+
+
+class UnprotectedHeader(turbo.RobustTurboDDCM):
+    """Parity that nobody computes or reads."""
+
+    def __init__(self, **settings: Any) -> None:
+        class NoCode:
+            encode = staticmethod(lambda data: data + bytes(container.PARITY))
+            decode = staticmethod(lambda data: (data[: -container.PARITY],))
+
+        container._code = NoCode()
+        super().__init__(**settings)
+
+
+class CodebookOfItsProcess(turbo.RobustTurboDDCM):
+    """Atoms that depend on which process draws them."""
+
+    def __init__(self, **settings: Any) -> None:
+        class Own(StructuredCodebook):
+            def __init__(self, size: int, length: int, seed: int, *more: Any) -> None:
+                super().__init__(size, length, seed ^ os.getpid(), *more)
+
+        turbo.CODEBOOKS["structured"] = Own
+        super().__init__(**settings)
+
+
+class SkippedStep(turbo.RobustTurboDDCM):
+    """The decoder leaves out one step of the reverse diffusion."""
+
+    def _reconstruct(self, *args: Any) -> Any:
+        step, taken = turbo.reverse_step, 0
+
+        def all_but_the_tenth(noisy: Any, *more: Any) -> Any:
+            nonlocal taken
+            taken += 1
+            return noisy if taken == 10 else step(noisy, *more)
+
+        turbo.reverse_step = all_but_the_tenth
+        try:
+            return super()._reconstruct(*args)
+        finally:
+            turbo.reverse_step = step

@@ -1,0 +1,66 @@
+"""The conformance suite catches every mistake in :mod:`mutants`, and passes the codec they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+#: Promises that the sound codec keeps on small crops at its default settings.
+PROMISES = """
+bpp = 0.4
+quality = 24.0
+
+[[promises]]
+channel = "bsc(ber=1e-3)"
+mean_drop = 4.0
+p5_drop = 9.0
+
+[[promises]]
+channel = "bsc(ber=1e-2)"
+mean_drop = 14.0
+p5_drop = 30.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _mutants_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+
+
+def examine(pytester: pytest.Pytester, codec: str, claims: str) -> pytest.RunResult:
+    profile = pytester.makefile(".toml", promises=PROMISES)
+    return pytester.runpytest_subprocess(
+        str(ROOT / "conformance"),
+        *("--codec", codec, "-k", claims, "--profile", str(profile), "--crop", "128", "--trials", "10"),
+        *("-p", "no:cacheprovider", "--rootdir", str(ROOT)),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mutant", "claims", "broken"),
+    [
+        ("WrongBitOrder", "golden_reconstructions", "golden_reconstructions_match"),
+        ("OffByOneIndex", "clean", "clean_round_trip_meets_the_declared_quality_and_rate"),
+        ("LostSign", "clean", "clean_round_trip_meets_the_declared_quality_and_rate"),
+        ("JointRankPutBack", "degrades", "quality_degrades_within_the_declared_thresholds"),
+        ("JointRankPutBack", "golden_reconstructions", "golden_reconstructions_match"),
+        ("UnprotectedHeader", "corrupted", "corrupted_share_stays_within_the_declared"),
+        ("CodebookOfItsProcess", "deterministic", "encoding_is_deterministic"),
+        ("CodebookOfItsProcess", "deterministic", "decoding_is_deterministic"),
+        ("SkippedStep", "golden_reconstructions", "golden_reconstructions_match"),
+    ],
+)
+def test_the_suite_catches_the_mutant(pytester: pytest.Pytester, mutant: str, claims: str, broken: str) -> None:
+    result = examine(pytester, f"mutants:{mutant}", claims)
+    result.stdout.fnmatch_lines(["mutants:*: does not conform*", f"FAILED *test_{broken}*"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.slow
+def test_the_suite_passes_what_the_mutants_were_made_from(pytester: pytest.Pytester) -> None:
+    claims = "golden_reconstructions or clean or degrades or corrupted or deterministic"
+    result = examine(pytester, "robust-turbo-ddcm", claims)
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()

@@ -1,0 +1,110 @@
+"""Codebooks: orthogonal, the same everywhere, and good at what they are for."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from robustkit.codecs.rcc.codebook import Codebook, GaussianCodebook, StructuredCodebook
+from robustkit.codecs.rcc.schedule import correlation_of_atoms
+
+CPU = torch.device("cpu")
+KINDS = [StructuredCodebook, GaussianCodebook]
+
+
+def atoms_of(codebook: Codebook, step: int) -> torch.Tensor:
+    """The codebook as a (K, n) matrix."""
+    return codebook.inner_products(step, torch.eye(codebook.length)).T
+
+
+@pytest.mark.parametrize("length", [64, 768, 1536, 3840])
+def test_atoms_of_a_structured_basis_are_exactly_orthogonal(length: int) -> None:
+    atoms = atoms_of(StructuredCodebook(2 * length, length, 3, CPU), 5).to(torch.float64)
+    for basis in atoms.split(length):
+        gram = basis @ basis.T
+        assert torch.equal(gram, torch.diag(gram.diag()))
+        assert len(gram.diag().unique()) == 1
+
+
+def test_atoms_of_a_structured_codebook_are_integers() -> None:
+    atoms = atoms_of(StructuredCodebook(768, 768, 3, CPU), 0)
+    assert torch.equal(atoms, atoms.round())
+
+
+def test_two_bases_are_unlike_each_other() -> None:
+    atoms = atoms_of(StructuredCodebook(4 * 768, 768, 3, CPU), 0)
+    cosines = torch.corrcoef(atoms)
+    cosines.fill_diagonal_(0)
+    assert cosines.abs().max() < 0.3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_combining_is_the_adjoint_of_inner_products(kind: type[Codebook]) -> None:
+    codebook = kind(1024, 768, 11, CPU)
+    atoms = atoms_of(codebook, 2)
+    indices, signs = torch.tensor([[3, 700, 1023], [0, 1, 2]]), torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])
+    wanted = torch.stack([signs[row] @ atoms[indices[row]] for row in range(2)])
+    wanted /= wanted.std(dim=1, keepdim=True)
+    assert torch.allclose(codebook.combine(2, indices, signs), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_doubled_atom_counts_twice(kind: type[Codebook]) -> None:
+    # Flipped bits can name one atom twice; the sum must not depend on how that is added up.
+    codebook = kind(256, 768, 11, CPU)
+    atoms = atoms_of(codebook, 0)
+    combined = codebook.combine(0, torch.tensor([[9, 9, 4]]), torch.tensor([[1.0, 1.0, 1.0]]))
+    wanted = 2 * atoms[9] + atoms[4]
+    assert torch.allclose(combined[0], wanted / wanted.std(), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_atoms_that_cancel_give_a_finite_noise(kind: type[Codebook]) -> None:
+    combined = kind(256, 768, 11, CPU).combine(0, torch.tensor([[9, 9]]), torch.tensor([[1.0, -1.0]]))
+    assert torch.equal(combined, torch.zeros(1, 768))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_select_finds_the_largest_products(kind: type[Codebook]) -> None:
+    codebook = kind(2048, 768, 1, CPU)
+    residual = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
+    products = codebook.inner_products(4, residual)
+    indices, signs = codebook.select(4, residual, 20)
+    assert torch.all(indices.diff(dim=1) > 0)
+    for row in range(2):
+        largest = products[row].abs().sort(descending=True).indices[:20].sort().values
+        assert torch.equal(indices[row], largest)
+        assert torch.equal(signs[row], products[row][largest].sign())
+
+
+@pytest.mark.parametrize(("size", "count"), [(1 << 12, 16), (1 << 14, 40)])
+def test_the_correlation_of_atoms_is_what_they_have(size: int, count: int) -> None:
+    codebook = StructuredCodebook(size, 12288, 5, CPU)
+    residual = torch.randn(64, 12288, generator=torch.Generator().manual_seed(0))
+    noise = codebook.combine(0, *codebook.select(0, residual, count))
+    correlation = torch.nn.functional.cosine_similarity(noise, residual).mean()
+    assert float(correlation**2) == pytest.approx(correlation_of_atoms(size, count, 12288), rel=0.05)
+
+
+def test_the_structured_codebook_never_changes_silently() -> None:
+    """Streams in the field name atoms of this very codebook: a change here is a new container version."""
+    digest = hashlib.sha256()
+    for size, length, step in [(768, 768, 0), (1024, 768, 1), (4096, 1536, 7), (256, 256, 3)]:
+        atoms = atoms_of(StructuredCodebook(size, length, 88888888, CPU), step).numpy().astype("<i4")
+        digest.update(np.ascontiguousarray(atoms).tobytes())
+    assert digest.hexdigest() == "42e438f2a49b82fb285ae68eb4f6efb8abc9b004b2d74f2ab3bea30b11d636ac"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: run these tests on a machine with one")
+def test_cpu_and_cuda_have_the_same_structured_codebook() -> None:
+    cuda = torch.device("cuda")
+    for size, length in [(1024, 768), (1 << 17, 49152)]:
+        here, there = StructuredCodebook(size, length, 1, CPU), StructuredCodebook(size, length, 1, cuda)
+        indices = torch.randint(size, (3, 40), generator=torch.Generator().manual_seed(0))
+        signs = torch.ones(3, 40)
+        assert torch.allclose(
+            here.combine(2, indices, signs), there.combine(2, indices.to(cuda), signs.to(cuda)).cpu(), atol=1e-5
+        )

@@ -1,0 +1,54 @@
+"""The container's header: what it survives, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustkit import DecodeError, ErrorPattern
+from robustkit.codecs.rcc.container import HEADER_BYTES, HEADER_FIELDS, Header, check_size
+
+HEADER = Header(1, 256, 300, 40, 0, 36, 18, 0, 88888888, 60, b"prior", 3321)
+PACKED = HEADER.pack()
+
+
+def test_unpack_gives_back_what_was_packed() -> None:
+    assert len(PACKED) == HEADER_BYTES == sum(bits for _, bits in HEADER_FIELDS) // 8
+    assert Header.unpack(PACKED + b"payload") == HEADER
+
+
+@given(start=st.integers(0, 8 * HEADER_BYTES - 32), inside=st.lists(st.booleans(), min_size=32, max_size=32))
+def test_the_header_survives_every_burst_of_32_bits(start: int, inside: list[bool]) -> None:
+    flips = start + np.flatnonzero(inside)
+    assert Header.unpack(ErrorPattern(8 * HEADER_BYTES, flips).apply(PACKED)) == HEADER
+
+
+@given(st.sets(st.integers(0, HEADER_BYTES - 1), max_size=16), st.randoms(use_true_random=False))
+def test_the_header_survives_any_16_wrong_bytes(places: set[int], random: object) -> None:
+    damaged = bytearray(PACKED)
+    for place in places:
+        damaged[place] ^= random.randint(1, 255)  # type: ignore[attr-defined]
+    assert Header.unpack(bytes(damaged)) == HEADER
+
+
+def test_the_header_survives_a_bit_error_rate_of_one_in_a_hundred() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        flips = np.flatnonzero(rng.random(8 * HEADER_BYTES) < 1e-2)
+        assert Header.unpack(ErrorPattern(8 * HEADER_BYTES, flips).apply(PACKED)) == HEADER
+
+
+@given(st.binary(max_size=2 * HEADER_BYTES))
+def test_garbage_is_refused(stream: bytes) -> None:
+    with pytest.raises(DecodeError):
+        Header.unpack(stream)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "taken"),
+    [(1, 1, True), (8192, 2048, True), (0, 5, False), (8193, 1, False), (8192, 8192, False)],
+)
+def test_sizes_are_bounded(height: int, width: int, taken: bool) -> None:
+    assert (check_size(height, width) is None) == taken
