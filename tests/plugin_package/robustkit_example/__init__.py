@@ -1,0 +1,1 @@
+"""Codecs that robustkit finds through their entry points alone."""

@@ -1,0 +1,308 @@
+"""Golden files: recording, comparing, and every way in which they stop matching; through the suite and in Python."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_conformance import make_suite
+
+from robustkit import ErrorPattern, Layout, Outcome, Region, golden_files
+from robustkit.golden_files import GoldenError, Tolerance
+
+RNG = np.random.default_rng(0)
+PHOTOGRAPHS = {name: RNG.integers(0, 256, (16, 12, 3), dtype=np.uint8) for name in ("cat", "dog")}
+
+
+def subject(
+    *,
+    encode=lambda image: image.tobytes(),
+    change=lambda image: image,
+    refuse=(),
+    repeats=(),
+    facts={"prior": "1a2b"},  # noqa: B006
+):
+    """A codec that stores pixels, with a flaw to choose."""
+
+    def decode(bitstreams, *, shape):
+        found = []
+        for i, stream in enumerate(bitstreams):
+            if i in refuse:
+                found.append(Outcome.REFUSED)
+            else:
+                found.append(change(np.frombuffer(stream, np.uint8).reshape(*shape, 3)))
+        return found
+
+    def layout(stream):
+        return Layout((Region("pixels", 0, 8 * len(stream)),), 8 * len(stream))
+
+    return golden_files.Subject("store", "cpu", {}, facts, encode, layout, decode, repeats)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = golden_files.folder(tmp_path, "store", "cpu")
+    golden_files.record(path, subject(), PHOTOGRAPHS)
+    return path
+
+
+def compare(folder, **flaw):
+    return golden_files.compare(folder, golden_files.read(folder), subject(**flaw), PHOTOGRAPHS)
+
+
+def test_what_was_recorded_matches(folder):
+    assert compare(folder) == []
+    manifest = golden_files.read(folder)
+    assert golden_files.orphans(folder, manifest) == []
+    assert (manifest.codec, manifest.device, manifest.facts) == ("store", "cpu", {"prior": "1a2b"})
+    assert {f.name for f in folder.iterdir()} == manifest.files()
+    assert len(manifest.files()) == 1 + 2 * (1 + 4)
+    for photograph in manifest.photographs:
+        clean, *damaged = photograph.reconstructions
+        assert (clean.pattern, clean.outcome, clean.flips) == ("clean", "intact", ())
+        assert [r.pattern for r in damaged] == list(golden_files.CHANNELS)
+        assert all(r.flips for r in damaged)
+
+
+def test_recording_again_changes_nothing(folder):
+    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+    golden_files.record(folder, subject(), PHOTOGRAPHS)
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
+
+
+def test_on_another_device_class_the_encoder_may_stray_but_the_decoder_may_not(folder):
+    def encode(image):
+        return bytes(len(image.tobytes()))
+
+    elsewhere = {"device": "cpu (another)"}
+    assert compare(folder, encode=encode, facts=elsewhere) == []
+    assert compare(folder, encode=lambda image: b"", facts=elsewhere)
+    assert compare(folder, encode=encode, facts=elsewhere, change=lambda image: image ^ 255)
+
+
+def test_one_bit_of_the_encoder_is_seen_and_named(folder):
+    def encode(image):
+        stream = image.tobytes()
+        return ErrorPattern(8 * len(stream), np.array([171])).apply(stream)
+
+    found = compare(folder, encode=encode)
+    assert [m.file for m in found] == ["cat.bin", "dog.bin"]
+    assert found[0].what == "differs from what the encoder now writes in 1 bits, first bit 171 (pixels)"
+
+
+def test_another_length_is_seen(folder):
+    assert "576 bytes, the encoder now writes 577" in compare(folder, encode=lambda i: i.tobytes() + b"x")[0].what
+
+
+def test_pixels_may_stray_within_the_tolerance_and_no_further(folder):
+    def brighten(levels, pixels):
+        def change(image):
+            image = image.copy()
+            flat = image.reshape(-1)
+            flat[:pixels] = np.where(flat[:pixels] > 127, flat[:pixels] - levels, flat[:pixels] + levels)
+            return image
+
+        return change
+
+    assert golden_files.read(folder).tolerance == Tolerance(*golden_files.FLOOR)
+    assert compare(folder, change=brighten(2, 10)) == []
+    assert len(compare(folder, change=brighten(3, 1))) == 8
+    assert len(compare(folder, change=brighten(1, 40))) == 8
+
+
+def test_the_tolerance_follows_the_repeats(tmp_path):
+    def wobbly(bitstreams, *, shape):
+        return [np.frombuffer(s, np.uint8).reshape(*shape, 3) // 2 for s in bitstreams]
+
+    golden_files.record(tmp_path, subject(repeats=[wobbly]), PHOTOGRAPHS)
+    assert golden_files.read(tmp_path).tolerance.maximum == 2 * 128
+
+
+def test_an_outcome_that_changes_on_repeats_is_not_recorded(tmp_path):
+    with pytest.raises(GoldenError, match="different outcomes"):
+        golden_files.record(tmp_path, subject(repeats=[subject(refuse=[2]).decode]), PHOTOGRAPHS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_is_not_recorded(tmp_path):
+    broken = subject(change=lambda image: Outcome.CRASHED)
+    with pytest.raises(GoldenError, match="photograph cat, clean: the decode was crashed"):
+        golden_files.record(tmp_path, broken, PHOTOGRAPHS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_is_recorded_and_compared(tmp_path):
+    golden_files.record(tmp_path, subject(refuse=[2]), PHOTOGRAPHS)
+    assert not list(tmp_path.glob("*bsc-ber-0.01.png"))
+    assert compare(tmp_path, refuse=[2]) == []
+    found = compare(tmp_path)
+    assert [m.what for m in found] == ["under bsc(ber=0.01) was refused, now an image"] * 2
+
+
+def test_a_new_refusal_is_seen(folder):
+    found = compare(folder, refuse=[0])
+    assert [m.file for m in found] == ["cat.clean.png", "dog.clean.png"]
+    assert found[0].what == "under clean was intact, now refused"
+    assert found[0].expected is not None
+
+
+def test_another_shape_is_seen(folder):
+    assert "is 12x16, the decode 11x16" in compare(folder, change=lambda image: image[:, 1:])[0].what
+
+
+def test_missing_and_broken_files_are_seen(folder):
+    (folder / "cat.clean.png").unlink()
+    (folder / "dog.clean.png").write_bytes(b"no picture")
+    found = compare(folder)
+    assert [(m.file, m.what) for m in found] == [
+        ("cat.clean.png", "is missing or not a PNG"),
+        ("dog.clean.png", "is missing or not a PNG"),
+    ]
+    (folder / "cat.bin").unlink()
+    assert "can't be read" in compare(folder)[0].what
+
+
+def test_a_photograph_without_golden_files_is_seen(folder):
+    more = {**PHOTOGRAPHS, "eel": PHOTOGRAPHS["cat"]}
+    found = golden_files.compare(folder, golden_files.read(folder), subject(), more)
+    assert [(m.photograph, m.what) for m in found] == [("eel", "has no golden files")]
+
+
+def test_orphans_are_found_at_any_depth(folder):
+    (folder / "deep").mkdir()
+    (folder / "deep" / "cat.bin").write_bytes(b"")
+    (folder / "old.png").write_bytes(b"")
+    found = golden_files.orphans(folder, golden_files.read(folder))
+    assert [p.name for p in found] == ["cat.bin", "old.png"]
+
+
+def test_recording_removes_its_own_old_files_and_no_others(folder):
+    (folder / "notes.txt").write_text("mine")
+    golden_files.record(folder, subject(), {"cat": PHOTOGRAPHS["cat"]})
+    assert not list(folder.glob("dog*"))
+    assert (folder / "notes.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "can't be read"),
+        ("[]", "not a golden manifest of version 1"),
+        ('{"version": 2}', "not a golden manifest of version 1"),
+        ('{"version": 1}', "is damaged"),
+    ],
+)
+def test_a_damaged_manifest_says_so(folder, text, message):
+    (folder / golden_files.MANIFEST).write_text(text)
+    with pytest.raises(GoldenError, match=message):
+        golden_files.read(folder)
+
+
+@pytest.mark.parametrize("name", ["../../secret.bin", "/etc/passwd", "a/b.bin", ".hidden", 7])
+def test_a_manifest_can_not_name_files_elsewhere(folder, name):
+    data = json.loads((folder / golden_files.MANIFEST).read_text())
+    data["photographs"][0]["bitstream"] = name
+    (folder / golden_files.MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(GoldenError, match="plain file name"):
+        golden_files.read(folder)
+
+
+def test_a_codec_name_can_not_lead_out_of_the_golden_folder(tmp_path):
+    for name in ("../../etc", "/etc", "package.module:Codec", ".."):
+        assert golden_files.folder(tmp_path, name, "cpu").resolve().is_relative_to(tmp_path)
+
+
+def test_the_comparison_shows_expected_actual_and_difference():
+    expected = np.zeros((4, 5, 3), np.uint8)
+    actual = expected.copy()
+    actual[1, 2] = 7
+    shown = golden_files.comparison(expected, actual)
+    assert shown.shape == (4, 3 * 5 + 2 * 8, 3)
+    assert shown[1, 13 + 2, 0] == 7
+    assert shown[1, 26 + 2, 0] == 255
+    assert shown[0, 26, 0] == 0
+    assert golden_files.comparison(None, actual).shape == shown.shape
+    assert golden_files.comparison(expected[:, 1:], actual).shape == (4, 4 + 5 + 4 + 16, 3)
+
+
+def test_the_report_escapes_and_shows_pictures(folder, tmp_path):
+    found = compare(folder, change=lambda image: image // 2)
+    page = golden_files.write_report(tmp_path / "report", found, codec="<b>store</b>", device="cpu").read_text()
+    assert "<b>store</b>" not in page
+    assert page.count("data:image/png;base64,") == len(found) == 8
+    assert golden_files.picture(tmp_path / "report", found[0]).is_file()
+
+
+# Through pytest.
+
+
+@pytest.fixture
+def suite(pytester):
+    make_suite(pytester.path)
+
+    def run(*args):
+        return pytester.runpytest_subprocess(
+            "conformance", "--crop=64", "-k", "golden", "-p", "no:cacheprovider", *args
+        )
+
+    run.path = pytester.path
+    return run
+
+
+def output(result):
+    return result.stdout.str() + result.stderr.str()
+
+
+def test_updating_fails_once_then_passes_and_sees_a_change_in_the_decoder(suite):
+    options = ("--codec", "plain", "--golden-dir", "mine")
+    skipped = suite("--codec", "plain", "-rs")
+    skipped.assert_outcomes(skipped=2, deselected=18)
+    assert "pytest conformance --codec plain -k golden --golden-update --golden-dir DIR" in output(skipped)
+
+    first = suite(*options, "--golden-update")
+    first.assert_outcomes(failed=1, passed=1, deselected=18)
+    assert "golden rewritten in mine/plain/cpu: review and run again" in output(first)
+    suite(*options).assert_outcomes(passed=2, deselected=18)
+
+    stray = suite.path / "mine" / "plain" / "cpu" / "stray.png"
+    stray.write_bytes(b"")
+    orphan = suite(*options)
+    orphan.assert_outcomes(passed=1, failed=1, deselected=18)
+    assert "mine/plain/cpu/stray.png" in output(orphan)
+    stray.unlink()
+
+    conftest = suite.path / "conftest.py"
+    conftest.write_text(conftest.read_text().replace("repeat(4, axis=1)", "repeat(4, axis=1) ^ np.uint8(4)", 1))
+    changed = suite(*options)
+    changed.assert_outcomes(passed=1, failed=1, deselected=18)
+    text = output(changed)
+    assert "astronaut.clean.png differs by up to 4 grey levels" in text
+    assert "robustkit-report/golden/plain/cpu/astronaut.clean.difference.png" in text
+    assert (suite.path / "robustkit-report/golden/plain/cpu/index.html").is_file()
+    lines = text.splitlines()
+    # The last line of the failure, before the table.
+    end = next(i for i, line in enumerate(lines) if line.startswith("====") and " robustkit " in line)
+    assert lines[end - 1].startswith("robustkit replay robustkit-report/replay/plain/golden-reconstructions-match")
+
+
+def test_a_missing_golden_of_a_codec_that_must_have_one_fails(suite):
+    missing = suite("--codec", "jpeg", "--crop=256")
+    missing.assert_outcomes(failed=2, deselected=18)
+    assert "missing golden: golden/jpeg/cpu is not there" in output(missing)
+    assert "record it: pytest conformance --codec jpeg -k golden --golden-update" in output(missing)
+
+
+def test_a_codec_of_ones_own_needs_a_folder_to_record_in(suite):
+    result = suite("--codec", "plain", "--golden-update")
+    assert result.ret == 1
+    assert "say where its golden files live: --golden-dir DIR" in output(result)
+    assert not (suite.path / "golden").exists()
+
+
+def test_other_settings_are_not_compared(suite):
+    repository = Path(__file__).parent.parent / "golden"
+    result = suite(
+        "--codec", "jpeg", "--set", "subsampling=4:4:4", "--crop=256", "--golden-dir", str(repository), "-rs"
+    )
+    result.assert_outcomes(skipped=2, deselected=18)
+    assert "the golden reconstructions are of the default settings" in output(result)

@@ -1,0 +1,309 @@
+"""The pytest plugin as a user meets it: options, usage errors, ways to plug a codec in, the header and the table."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from test_conformance import CODECS, make_suite
+
+QUICK = ("conformance", "--crop=64", "-p", "no:cacheprovider")
+#: A check that needs no trials, so that a run takes as long as starting a worker.
+ONE = ("-k", "layout")
+
+
+@pytest.fixture
+def suite(pytester):
+    """Run the suite in a user's folder, which has a conftest with codecs."""
+    make_suite(pytester.path)
+
+    def run(*args):
+        return pytester.runpytest_subprocess(*QUICK, *args)
+
+    run.path = pytester.path
+    return run
+
+
+def text(result):
+    return result.stdout.str() + result.stderr.str()
+
+
+def test_no_codec_is_a_usage_error(suite):
+    result = suite()
+    assert result.ret == 4
+    assert "none was chosen: give --codec NAME" in text(result)
+
+
+def test_no_codec_is_a_usage_error_under_xdist(suite):
+    result = suite("-n", "2")
+    assert result.ret == 4
+    assert "none was chosen: give --codec NAME" in text(result)
+
+
+def test_no_codec_is_needed_where_nothing_examines_one(pytester):
+    pytester.makepyfile("def test_other(): pass")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    assert result.ret == 0
+    assert "robustkit:" not in text(result)
+
+
+def test_a_fixture_of_the_users_own_named_codec_is_left_alone(pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(params=["av1", "vp9"])
+        def codec(request):
+            return request.param
+
+        def test_mine(codec):
+            assert codec in ("av1", "vp9")
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--codec", "jpg"], "did you mean jpeg"),
+        (["--codec", "robust-turbo-dcm"], "did you mean robust-turbo-ddcm"),
+        (["--codec", "no.such.module:Codec"], "No module named 'no'"),
+        (["--codec", "jpeg", "--set", "quality"], "write KEY=VALUE"),
+        (["--codec", "jpeg", "--set", "plain:quality=3"], "'plain' is not among the codecs jpeg"),
+        (["--codec", "jpeg", "--set", "quality=300"], "quality = 300"),
+        (["--codec", "jpeg", "--set", "qualty=30"], "qualty"),
+        (["--codec", "jpeg", "--profile", "nowhere.toml"], "nowhere.toml"),
+        (["--codec", "jpeg", "--images", "nowhere"], "nowhere is not a folder"),
+        (["--codec", "jpeg", "--crop", "9999"], "9999"),
+        (["--codec", "jpeg", "--trials", "0"], "--trials 0: give at least 1"),
+        (["--codec", "jpeg", "--max-examples", "0"], "--max-examples 0: give at least 1"),
+        (["--codec", "jpeg", "--memory-limit", "lots"], "write a size like 4GiB"),
+        (["--codec", "jpeg", "--time-limit", "0"], "seconds = 0"),
+        (["--codec", "jpeg", "--hypothesis-profile", "no-such"], "no-such"),
+        (["--codec", "jpeg", "--golden-update", "-n", "2"], "leave -n out"),
+    ],
+)
+def test_a_mistaken_option_is_a_usage_error(pytester, args, message):
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)
+    assert result.ret == 4, text(result)
+    assert message in text(result)
+
+
+def test_two_codecs_of_one_name_are_a_usage_error(suite):
+    conftest = suite.path / "conftest.py"
+    conftest.write_text(conftest.read_text().replace('name = "fat"', 'name = "blurry"'))
+    result = suite("--codec", "plain")
+    assert result.ret == 4
+    assert "codec 'blurry' is registered by" in text(result)
+
+
+def test_a_profile_that_cannot_be_read_names_its_mistake(suite):
+    promise = '[[promises]]\nchannel = "bcs(ber=0.1)"\nmean_drop = 1\np5_drop = 2\n'
+    (suite.path / "mine.toml").write_text(f"bpp = 2\nquality = 10\n{promise}")
+    result = suite("--codec", "plain", "--profile", "mine.toml")
+    assert result.ret == 4
+    assert "did you mean bsc" in text(result)
+
+
+def test_a_codec_that_cannot_run_here_says_what_to_install(suite):
+    (suite.path / "needy.py").write_text(
+        "from robustkit import Codec\n"
+        "class Needy(Codec):\n"
+        "    name, family = 'needy', 'test'\n"
+        "    def encode(self, image): ...\n"
+        "    def decode(self, bitstream): ...\n"
+        "    @classmethod\n"
+        "    def missing(cls): return 'pip install needyness'\n"
+    )
+    result = suite("--codec", "needy:Needy", *ONE)
+    assert result.ret == 4
+    assert "pip install needyness" in text(result)
+
+
+def test_a_hook_in_a_conftest_registers_codecs(suite):
+    result = suite("--codec", "plain", *ONE)
+    result.assert_outcomes(passed=1, deselected=19)
+
+
+def test_a_decorator_and_a_dotted_path_name_codecs(suite):
+    conftest = (suite.path / "conftest.py").read_text()
+    (suite.path / "mine.py").write_text(
+        CODECS.split("class Blurry")[0]
+        + "\n\nimport robustkit\n\n@robustkit.register\nclass Mine(Plain):\n    name = 'mine'\n"
+    )
+    (suite.path / "conftest.py").write_text("import mine\n" + conftest)
+    result = suite("--codec", "mine,mine:Plain", *ONE)
+    result.assert_outcomes(passed=2, deselected=38)
+    result.stdout.fnmatch_lines(["*codec: mine*", "*codec: mine:Plain*"])
+
+
+def test_several_codecs_run_side_by_side(suite):
+    result = suite("--codec", "plain,nameless", "--codec", "silent", *ONE)
+    result.assert_outcomes(passed=2, failed=1, deselected=57)
+    result.stdout.fnmatch_lines(
+        [
+            "plain: 1 of 1 claims hold; others were deselected",
+            "nameless: does not conform: 1 of 1 claims broken",
+            "silent: 1 of 1 claims hold; others were deselected",
+        ]
+    )
+
+
+def test_settings_reach_one_codec_or_all(suite):
+    result = suite("--codec", "jpeg,plain", "--set", "jpeg:quality=77", *ONE)
+    result.assert_outcomes(passed=2, deselected=38)
+    result.stdout.fnmatch_lines(["codec: jpeg (*77*"])
+
+
+def test_the_header_names_what_a_verdict_depends_on(suite):
+    result = suite("--codec", "jpeg", "--hypothesis-seed=7", "--hypothesis-profile=ci", *ONE)
+    header = next(line for line in result.outlines if line.startswith("robustkit: "))
+    assert "device cpu" in header
+    assert "effort ci (20 trials an image, 100 examples)" in header
+    assert "seed 7 (search), 0 (trials)" in header
+    facts = next(line for line in result.outlines if line.startswith("codec: jpeg"))
+    assert "pillow" in facts
+    assert "libjpeg-turbo" in facts
+
+
+@pytest.mark.parametrize(
+    ("args", "effort"),
+    [
+        ([], "effort quick (10 trials an image, 25 examples)"),
+        (["--hypothesis-profile=nightly"], "effort nightly (100 trials an image, 2000 examples)"),
+        (["--trials=3", "--max-examples=4"], "effort quick (3 trials an image, 4 examples)"),
+    ],
+)
+def test_effort_follows_the_hypothesis_profile_and_the_options(suite, args, effort):
+    result = suite("--codec", "plain", *args, *ONE)
+    result.assert_outcomes(passed=1, deselected=19)
+    assert effort in text(result)
+
+
+def test_the_hypothesis_profiles_of_the_users_own_tests_stay(pytester):
+    pytester.makeconftest("from hypothesis import settings\nsettings.register_profile('quick', max_examples=3)\n")
+    pytester.makepyfile(
+        """
+        from hypothesis import given, settings, strategies as st
+
+        def test_mine():
+            assert settings().max_examples == 3
+        """
+    )
+    result = pytester.runpytest_subprocess("--hypothesis-profile=quick", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+
+
+def test_max_examples_and_the_seed_rule_the_search(suite):
+    def streams(*args):
+        result = suite("--codec", "plain", "-k", "bit_flips", "--junitxml=junit.xml", *args)
+        result.assert_outcomes(passed=1, deselected=19)
+        found = ElementTree.parse(suite.path / "junit.xml").findall(".//property[@name='robustkit']")
+        return [p.attrib["value"] for p in found]
+
+    assert '"3 streams' in streams("--max-examples=3")[0]
+    first = streams("--max-examples=12", "--hypothesis-seed=1")
+    assert first == streams("--max-examples=12", "--hypothesis-seed=1")
+    assert first != streams("--max-examples=12", "--hypothesis-seed=2")
+
+
+def test_a_loosened_profile_marks_the_report(suite):
+    (suite.path / "loose.toml").write_text("bpp = 3.0\nquality = 10.0\n")
+    result = suite("--codec", "plain", "--profile", "loose.toml")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "NON-CERTIFYING: loosened profile: bpp 3 > 1.6; quality 10 < 15*",
+            "plain: non-certifying: loosened profile: bpp 3 > 1.6; quality 10 < 15*",
+        ]
+    )
+    assert "conforms" not in text(result)
+
+
+def test_a_tightened_profile_is_judged_by_and_certifies(suite):
+    promises = "".join(
+        f'[[promises]]\nchannel = "bsc(ber={ber})"\nmean_drop = {drop}\np5_drop = 12.0\ncorrupted = 0.4\n'
+        for ber, drop in ((0.001, 3.0), (0.01, 0.01))
+    )
+    (suite.path / "tight.toml").write_text(f"bpp = 1.6\nquality = 15.0\nrefused = 0.5\n{promises}")
+    result = suite("--codec", "plain", "--profile", "tight.toml", "-k", "thresholds or clean_round")
+    result.assert_outcomes(passed=1, failed=1, deselected=18)
+    assert "NON-CERTIFYING" not in text(result)
+    assert "at most 0.01" in text(result)
+
+
+def test_too_few_trials_prove_nothing(suite):
+    result = suite("--codec", "plain", "--trials=2", "-k", "thresholds")
+    result.assert_outcomes(failed=1, deselected=19)
+    assert "too few trials to tell: run with --trials 10" in text(result)
+    assert "unproved" in text(result)
+
+
+def test_images_of_ones_own(suite):
+    from PIL import Image
+
+    folder = suite.path / "photos"
+    folder.mkdir()
+    Image.linear_gradient("L").convert("RGB").save(folder / "ramp.png")
+    result = suite("--codec", "plain", "--images", "photos", "-k", "clean_round")
+    result.assert_outcomes(passed=1, deselected=19)
+    assert "ramp.png" in text(result)
+
+
+def test_the_suite_runs_under_xdist(suite):
+    result = suite("--codec", "plain,lossy", "-n", "2", "--junitxml=junit.xml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["plain: conforms: 18 of 20 claims hold (2 not checked)", "lossy: does not conform: 1 of 20 claims broken*"]
+    )
+    assert "robustkit replay " in text(result)
+    cases = ElementTree.parse(suite.path / "junit.xml").findall(".//testcase")
+    assert len(cases) == 40
+
+
+def test_the_table_shows_what_was_measured_and_declared(suite):
+    result = suite("--codec", "plain", "-k", "clean_round or refused")
+    result.stdout.fnmatch_lines(
+        [
+            "claim *severity *measured *declared *verdict*",
+            "*23.58 mean*15*kept*",
+            "*of 120 trials*share at most 0.5*kept*",
+        ]
+    )
+
+
+def test_a_check_of_the_users_own_is_a_claim(suite):
+    (suite.path / "test_mine.py").write_text(
+        "def test_two_is_enough(sound_codec, claim):\n    claim.kept('2', 'at most 2')\n"
+        "def test_forgets_to_measure(sound_codec, claim):\n    pass\n"
+    )
+    result = suite("test_mine.py", "--codec", "plain", "-k", "two or forgets")
+    result.assert_outcomes(passed=1, failed=1, deselected=20)
+    result.stdout.fnmatch_lines(["two is enough *2 *at most 2 *kept*"])
+    assert "the check measured nothing" in text(result)
+
+
+def test_without_a_gpu_everything_is_skipped_with_the_command_for_one(suite):
+    result = suite("--codec", "robust-turbo-ddcm", "--device", "cuda", "-rs")
+    if "no CUDA device here" not in text(result):
+        pytest.skip("there is a CUDA device here")
+    result.assert_outcomes(skipped=20)
+    assert "pytest conformance --codec robust-turbo-ddcm -k golden --golden-update --device cuda" in text(result)
+    assert "robust-turbo-ddcm: not checked" in text(result)
+
+
+def test_loading_the_plugin_loads_nothing_heavy():
+    probe = (
+        "import sys, robustkit.pytest_plugin\n"
+        "heavy = {'torch', 'hypothesis', 'scipy', 'skimage', 'PIL', 'rich', 'jinja2', 'robustkit.codecs.jpeg'}\n"
+        "print(', '.join(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_options_are_explained(pytester):
+    result = pytester.runpytest_subprocess("--help")
+    for option in ("--codec", "--set", "--profile", "--images", "--crop", "--trials", "--max-examples", "--device"):
+        assert option in text(result)
