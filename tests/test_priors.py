@@ -128,6 +128,34 @@ def test_training_writes_a_prior_resumes_and_gets_better(tmp_path: Path) -> None
     assert "components = 48, not 32" in other.output
 
 
+@pytest.mark.slow
+def test_training_can_start_from_a_trained_prior_and_add_components(tmp_path: Path, prior: BlockDiffusionPrior) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for part in ("train", "val"):
+        (data / part).mkdir(parents=True)
+        for name, image in photographs().items():
+            PILImage.fromarray(image).save(data / part / f"{name}.png")
+    more = len(prior.transform.basis) + 4
+    arguments = [str(data), "--out", str(out), "--start-from", "embedded", "--batch", "2", "--crop", "64"]
+    arguments += ["--components", str(more), "--iterations", "1", "--learning-rate", "0"]
+    result = CliRunner().invoke(train, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    trained = load_prior(str(out))
+    assert isinstance(trained, BlockDiffusionPrior)
+    rows = trained.transform.basis.flatten(1)
+    assert torch.equal(trained.transform.basis[:-4], prior.transform.basis)
+    assert torch.allclose(rows @ rows.T, torch.eye(more), atol=1e-5)
+    # What it knew, it still knows: with nothing learnt, the old components are estimated as before.
+    noisy, level = torch.randn(1, more, 8, 8, generator=torch.Generator().manual_seed(0)), prior.level_at_snr(-1.0)
+    after, before = trained.predict_clean(noisy, level)[:, :-4], prior.predict_clean(noisy[:, :-4], level)
+    assert (after - before).abs().max() < 0.05
+    result = CliRunner().invoke(
+        train, [*arguments[:2], str(tmp_path / "other"), *arguments[3:], "--widths", "32,48,64"]
+    )
+    assert result.exit_code == 2
+    assert "does not fit" in result.output
+
+
 def test_training_without_photographs_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     result = CliRunner().invoke(train, [str(tmp_path), "--out", str(tmp_path / "out")])

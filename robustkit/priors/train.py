@@ -27,8 +27,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from robustkit.priors import load_prior
 from robustkit.priors.blockdiffusion import (
     BLOCK,
+    BlockDiffusionPrior,
     BlockTransform,
     WienerDenoiser,
     channels_last,
@@ -88,8 +90,14 @@ def to_tensor(images: list[Photograph]) -> Tensor:
     return stacked.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
-def fit_transform(photographs: list[Photograph], components: int) -> tuple[BlockTransform, Tensor]:
-    """Principal components of 8x8 blocks, over the eight symmetries of the square."""
+def fit_transform(
+    photographs: list[Photograph], components: int, start: BlockTransform | None = None
+) -> tuple[BlockTransform, Tensor]:
+    """Principal components of 8x8 blocks, over the eight symmetries of the square, and their variances.
+
+    With ``start``, its components come first, with its means and scale, and the principal ones of what they leave
+    follow.
+    """
     size = 3 * BLOCK * BLOCK
     total, outer, count = np.zeros(size), np.zeros((size, size)), 0
     for photograph in photographs:
@@ -107,13 +115,18 @@ def fit_transform(photographs: list[Photograph], components: int) -> tuple[Block
     ]
     mean = np.mean([total[s] for s in symmetries], axis=0) / count
     second_moment = np.mean([outer[np.ix_(s, s)] for s in symmetries], axis=0) / count
-    values, vectors = np.linalg.eigh(second_moment - np.outer(mean, mean))
-    values, basis = values[::-1][:components], vectors[:, ::-1][:, :components].T
-    scale = float(1 / math.sqrt(values.mean()))
+    covariance = second_moment - np.outer(mean, mean)
+    given = np.zeros((0, size)) if start is None else start.basis.flatten(1).double().numpy()
+    left = np.eye(size) - given.T @ given
+    vectors = np.linalg.eigh(left @ covariance @ left)[1][:, ::-1]
+    basis = np.concatenate([given, vectors[:, : components - len(given)].T])
+    values = np.einsum("ij,jk,ik->i", basis, covariance, basis)
+    scale = float(1 / math.sqrt(values.mean())) if start is None else start.scale
+    means = torch.tensor(basis @ mean, dtype=torch.float32)
+    if start is not None:
+        means[: len(given)] = start.mean
     transform = BlockTransform(
-        torch.tensor(basis.copy(), dtype=torch.float32).view(components, 3, BLOCK, BLOCK),
-        torch.tensor(basis @ mean, dtype=torch.float32),
-        scale,
+        torch.tensor(basis.copy(), dtype=torch.float32).view(components, 3, BLOCK, BLOCK), means, scale
     )
     return transform, torch.tensor(values * scale**2, dtype=torch.float32)
 
@@ -248,6 +261,20 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 
+    def start_from(self, prior: BlockDiffusionPrior) -> None:
+        """Take the weights of a trained prior with as many components or fewer; those that it lacks start at zero."""
+        given = prior.denoiser.network.state_dict()
+        for model in (self.model, self.average):
+            weights = model.network.state_dict()
+            for name, new in weights.items():
+                old = given.get(name)
+                extra = [] if old is None else [a - b for a, b in zip(new.shape, old.shape, strict=True)]
+                if old is None or any(e and (e < 0 or not name.startswith(("conv_in", "conv_out"))) for e in extra):
+                    raise click.UsageError(f"--start-from: {name} does not fit this network's {tuple(new.shape)}")
+                weights[name] = torch.nn.functional.pad(old, [n for e in reversed(extra) for n in (0, e)])
+            model.network.load_state_dict(weights)
+            model.variance[:, : prior.denoiser.variance.shape[1]] = prior.denoiser.variance
+
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of the same network."""
         state = json.loads((folder / "state.json").read_text())
@@ -353,6 +380,7 @@ def train(
     default="checkpoint",
     help="stable: the last checkpoint before the learning rate fell, to train on for longer.",
 )
+@click.option("--start-from", help="A trained prior to begin with, of as many components or fewer: embedded, a folder.")
 def main(
     data: Path,
     out: Path,
@@ -361,6 +389,7 @@ def main(
     resume_from: str,
     widths: str,
     precision: str,
+    start_from: str | None,
     **options: Any,
 ) -> None:
     """Train the embedded prior on the photographs in DATA/train and DATA/test; hold out DATA/val."""
@@ -377,8 +406,13 @@ def main(
     for photograph in held:
         y, x = (photograph.shape[0] - HELD_OUT_CROP) // 2, (photograph.shape[1] - HELD_OUT_CROP) // 2
         centred.append(photograph[y : y + HELD_OUT_CROP, x : x + HELD_OUT_CROP])
-    transform, variance = fit_transform(photographs, settings.components)
+    first = None if start_from is None else load_prior(start_from)
+    if first is not None and not isinstance(first, BlockDiffusionPrior):
+        raise click.UsageError(f"--start-from: {start_from} was not trained by this script")
+    transform, variance = fit_transform(photographs, settings.components, None if first is None else first.transform)
     run = Run(out, settings, transform, variance, place)
+    if first is not None:
+        run.start_from(first)
     source = out / resume_from
     if source.is_dir():
         run.load(source)
