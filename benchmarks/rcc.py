@@ -109,11 +109,12 @@ def peak_of_round_trip(settings: dict[str, Any]) -> float:
 
 
 def cost_of_codebook(kind: str, length: int, count: int, repeats: int) -> tuple[float, float]:
-    """Processor time in seconds and memory in GiB of one step's select and combine."""
+    """Processor time in seconds and memory in GiB of choosing a step's atoms and combining them."""
     residual = torch.from_numpy(np.random.default_rng(0).standard_normal((1, length), dtype=np.float32))
     before = peak_gib()
     codebook = CODEBOOKS[kind](CODEBOOK_SIZE, length, 1, torch.device("cpu"))
-    ((_, processor),) = medians(repeats, lambda: codebook.combine(0, *codebook.select(0, residual, count)))
+    choose = IndependentIndices(CODEBOOK_SIZE, count).choose
+    ((_, processor),) = medians(repeats, lambda: codebook.combine(0, *choose(codebook.inner_products(0, residual))))
     return processor, peak_gib() - before
 
 
@@ -160,7 +161,8 @@ def batches(settings: dict[str, Any], image: Image, repeats: int) -> Iterator[Ro
 def codebooks(repeats: int) -> Iterator[Row]:
     image = photographs(crop=CODEBOOK_CROP)["astronaut"]
     codecs = {
-        kind: RobustTurboDDCM(T=20, K=CODEBOOK_SIZE, bpp=1.5, codebook=kind) for kind in ("structured", "gaussian")
+        kind: RobustTurboDDCM(T=20, K=CODEBOOK_SIZE, bpp=1.5, codebook=kind, selection="largest")
+        for kind in ("structured", "gaussian")
     }
     count = codecs["structured"]._header_for(*image.shape[:2]).atoms
     shape = codecs["structured"].prior.latent_shape(*image.shape[:2])

@@ -6,16 +6,16 @@ Each class patches the codec's modules when it is built, which is safe because e
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from robustkit.codecs.rcc import container, turbo
+from robustkit.codecs.rcc import container, protection, turbo
 from robustkit.codecs.rcc.codebook import StructuredCodebook
-from robustkit.codecs.rcc.protocol import Bits, IndependentIndices, Integers, JointRank
+from robustkit.codecs.rcc.protocol import Bits, Integers, JointRank, SectionIndices
 
 
-class LittleEndianIndices(IndependentIndices):
+class LittleEndianIndices(SectionIndices):
     def write(self, indices: Integers, signs: Integers) -> Bits:
         return super().write(self._reverse(indices), signs)
 
@@ -25,16 +25,17 @@ class LittleEndianIndices(IndependentIndices):
 
     def _reverse(self, indices: Integers) -> Integers:
         places = np.arange(self.index_bits)
-        return (((indices[:, None] >> places) & 1) << places[::-1]).sum(axis=1)
+        within = (((indices[:, None] >> places) & 1) << places[::-1]).sum(axis=1)
+        return within + self._starts()
 
 
-class NextIndices(IndependentIndices):
+class NextIndices(SectionIndices):
     def read(self, bits: Bits) -> tuple[Integers, Integers]:
         indices, signs = super().read(bits)
-        return (indices + 1) % self.size, signs
+        return (indices + 1) % self.size + self._starts(), signs
 
 
-class Unsigned(IndependentIndices):
+class Unsigned(SectionIndices):
     def read(self, bits: Bits) -> tuple[Integers, Integers]:
         indices, signs = super().read(bits)
         return indices, np.abs(signs)
@@ -42,32 +43,33 @@ class Unsigned(IndependentIndices):
 
 class _OtherProtocol(turbo.RobustTurboDDCM):
     def __init__(self, **settings: Any) -> None:
-        turbo.PROTOCOLS = (JointRank, self.protocol)
+        turbo.PROTOCOLS = (*turbo.PROTOCOLS[:2], self.protocols["sections"])
         super().__init__(**settings)
 
 
 class WrongBitOrder(_OtherProtocol):
     """Index bits in the wrong order, in encoder and decoder alike."""
 
-    protocol = LittleEndianIndices
+    protocols: ClassVar = {"sections": LittleEndianIndices}
 
 
 class OffByOneIndex(_OtherProtocol):
     """The decoder takes the atom beside the one that was sent."""
 
-    protocol = NextIndices
+    protocols: ClassVar = {"sections": NextIndices}
 
 
 class LostSign(_OtherProtocol):
     """The decoder takes every sign for a plus."""
 
-    protocol = Unsigned
+    protocols: ClassVar = {"sections": Unsigned}
 
 
 class JointRankPutBack(turbo.RobustTurboDDCM):
     """Turbo-DDCM's fragile protocol under the robust codec's name."""
 
-    protocol = JointRank
+    protocols: ClassVar = {"largest": JointRank}
+    usual_size = turbo.TurboDDCM.usual_size
 
 
 class UnprotectedHeader(turbo.RobustTurboDDCM):
@@ -79,6 +81,14 @@ class UnprotectedHeader(turbo.RobustTurboDDCM):
             decode = staticmethod(lambda data: (data[: -container.PARITY],))
 
         container._code = NoCode()
+        super().__init__(**settings)
+
+
+class UnrepairedSteps(turbo.RobustTurboDDCM):
+    """Parity of the leading steps that the decoder leaves unread."""
+
+    def __init__(self, **settings: Any) -> None:
+        protection.repair = lambda data, parity: data
         super().__init__(**settings)
 
 

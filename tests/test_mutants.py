@@ -14,13 +14,13 @@ quality = 24.0
 
 [[promises]]
 channel = "bsc(ber=1e-3)"
-mean_drop = 4.0
-p5_drop = 9.0
+mean_drop = 1.5
+p5_drop = 4.0
 
 [[promises]]
 channel = "bsc(ber=1e-2)"
-mean_drop = 14.0
-p5_drop = 30.0
+mean_drop = 4.5
+p5_drop = 12.0
 """
 
 
@@ -48,6 +48,7 @@ def examine(pytester: pytest.Pytester, codec: str, claims: str) -> pytest.RunRes
         ("JointRankPutBack", "degrades", "quality_degrades_within_the_declared_thresholds"),
         ("JointRankPutBack", "golden_reconstructions", "golden_reconstructions_match"),
         ("UnprotectedHeader", "corrupted", "corrupted_share_stays_within_the_declared"),
+        ("UnrepairedSteps", "degrades", "quality_degrades_within_the_declared_thresholds"),
         ("CodebookOfItsProcess", "deterministic", "encoding_is_deterministic"),
         ("CodebookOfItsProcess", "deterministic", "decoding_is_deterministic"),
         ("SkippedStep", "golden_reconstructions", "golden_reconstructions_match"),

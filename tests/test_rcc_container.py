@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from robustkit import DecodeError, ErrorPattern
 from robustkit.codecs.rcc.container import HEADER_BYTES, HEADER_FIELDS, Header, check_size
 
-HEADER = Header(1, 256, 300, 40, 0, 36, 18, 0, 88888888, 60, b"prior", 3321)
+HEADER = Header(1, 256, 300, 40, 0, 32, 36, 18, 0, 88888888, 60, b"prior", 3321)
 PACKED = HEADER.pack()
 
 

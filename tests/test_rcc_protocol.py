@@ -6,37 +6,80 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from robustkit import DecodeError
-from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, JointRank
+from robustkit.codecs.rcc.codebook import StructuredCodebook
+from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, JointRank, SectionIndices
 
-PROTOCOLS = [JointRank, IndependentIndices]
-
-
-@st.composite
-def atoms(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray]:
-    """(K, rising indices, signs)."""
-    size = 1 << draw(st.integers(1, 18))
-    chosen = draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=min(size, 40)))
-    signs = draw(st.lists(st.sampled_from([-1, 1]), min_size=len(chosen), max_size=len(chosen)))
-    return size, np.array(sorted(chosen)), np.array(signs)
+LARGEST = [JointRank, IndependentIndices]
+PROTOCOLS = [*LARGEST, SectionIndices]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@given(atoms())
-def test_read_gives_back_what_was_written(
-    protocol: type[BitProtocol], chosen: tuple[int, np.ndarray, np.ndarray]
-) -> None:
-    size, indices, signs = chosen
-    one = protocol(size, len(indices))
-    bits = one.write(indices, signs)
+def products_for(protocol: BitProtocol, *, seed: int, rows: int = 2) -> torch.Tensor:
+    return torch.randn(rows, protocol.atoms, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+@given(size=st.integers(1, 12).map(lambda n: 1 << n), count=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_read_gives_back_what_was_chosen_and_written(kind: type[BitProtocol], size: int, count: int, seed: int) -> None:
+    protocol = kind(size, min(count, kind.most_atoms(size)))
+    indices, signs = (part[0].numpy() for part in protocol.choose(products_for(protocol, seed=seed)))
+    bits = protocol.write(indices, signs)
     assert bits.dtype == np.uint8
-    assert len(bits) == one.bits == sum(length for _, length in one.fields())
-    read_indices, read_signs = one.read(bits)
+    assert len(bits) == protocol.bits == sum(length for _, length in protocol.fields())
+    read_indices, read_signs = protocol.read(bits)
     assert np.array_equal(read_indices, indices)
     assert np.array_equal(read_signs, signs)
+
+
+@pytest.mark.parametrize("kind", LARGEST)
+def test_the_largest_products_are_chosen(kind: type[BitProtocol]) -> None:
+    protocol = kind(2048, 20)
+    products = products_for(protocol, seed=0)
+    indices, signs = protocol.choose(products)
+    assert torch.all(indices.diff(dim=1) > 0)
+    for row in range(2):
+        largest = products[row].abs().sort(descending=True).indices[:20].sort().values
+        assert torch.equal(indices[row], largest)
+        assert torch.equal(signs[row], products[row][largest].sign())
+
+
+def test_each_section_gives_its_best_atom() -> None:
+    protocol = SectionIndices(256, 7)
+    products = products_for(protocol, seed=0)
+    indices, signs = protocol.choose(products)
+    for row in range(2):
+        for section, index in enumerate(indices[row].tolist()):
+            mine = products[row, 256 * section : 256 * (section + 1)]
+            assert 0 <= index - 256 * section < 256
+            assert products[row, index].abs() == mine.abs().max()
+            assert signs[row, section] == products[row, index].sign()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "count"),
+    [
+        (IndependentIndices, 1 << 12, 16),
+        (IndependentIndices, 1 << 14, 40),
+        (SectionIndices, 1 << 10, 16),
+        (SectionIndices, 2, 40),
+    ],
+)
+def test_the_correlation_of_atoms_is_what_they_have(kind: type[BitProtocol], size: int, count: int) -> None:
+    protocol = kind(size, count)
+    codebook = StructuredCodebook(protocol.atoms, 12288, 5, torch.device("cpu"))
+    residual = torch.randn(64, 12288, generator=torch.Generator().manual_seed(0))
+    noise = codebook.combine(0, *protocol.choose(codebook.inner_products(0, residual)))
+    correlation = torch.nn.functional.cosine_similarity(noise, residual).mean()
+    assert float(correlation**2) == pytest.approx(protocol.correlation(12288), rel=0.05)
+
+
+def test_sections_find_more_than_as_many_bits_of_ordered_indices() -> None:
+    # 15 bits an atom, either way.
+    assert SectionIndices(1 << 14, 40).correlation(49152) > 1.25 * IndependentIndices(1 << 14, 40).correlation(49152)
 
 
 @pytest.mark.parametrize(("size", "count"), [(2, 1), (8, 1), (8, 3), (8, 5), (8, 8), (16, 2)])
@@ -66,12 +109,15 @@ def test_a_rank_beyond_the_last_subset_is_refused() -> None:
         protocol.read(bits)
 
 
-@given(st.data())
-def test_every_word_of_independent_indices_decodes_and_a_flip_harms_one_atom(data: st.DataObject) -> None:
-    protocol = IndependentIndices(1 << 10, 7)
+@pytest.mark.parametrize("kind", [IndependentIndices, SectionIndices])
+@given(data=st.data())
+def test_every_word_of_independent_indices_decodes_and_a_flip_harms_one_atom(
+    kind: type[BitProtocol], data: st.DataObject
+) -> None:
+    protocol = kind(1 << 10, 7)
     word = np.array(data.draw(st.lists(st.integers(0, 1), min_size=protocol.bits, max_size=protocol.bits)), np.uint8)
     indices, signs = protocol.read(word)
-    assert np.all((indices >= 0) & (indices < protocol.size))
+    assert np.all((indices >= 0) & (indices < protocol.atoms))
     flipped = word.copy()
     flipped[data.draw(st.integers(0, protocol.bits - 1))] ^= 1
     other_indices, other_signs = protocol.read(flipped)

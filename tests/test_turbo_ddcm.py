@@ -67,8 +67,8 @@ def test_a_small_image_keeps_to_a_low_rate(bpp: float, photograph: Image) -> Non
     assert measure("psnr", photograph, codec.decode(stream)) > 12
 
 
-def test_the_two_codecs_choose_the_same_atoms(photograph: Image) -> None:
-    robust, joint = RobustTurboDDCM(T=6, M=5), TurboDDCM(T=6, M=5)
+def test_as_published_the_two_codecs_choose_the_same_atoms(photograph: Image) -> None:
+    robust, joint = RobustTurboDDCM(T=6, M=5, selection="largest", protect=0), TurboDDCM(T=6, M=5)
     assert np.array_equal(robust.decode(robust.encode(photograph)), joint.decode(joint.encode(photograph)))
     assert len(joint.encode(photograph)) < len(robust.encode(photograph))
 
@@ -106,14 +106,30 @@ def test_every_payload_of_the_right_length_decodes(
     assert robust.decode(stream[:HEADER_BYTES] + payload).shape == (32, 32, 3)
 
 
-def test_one_flipped_bit_harms_one_atom(robust: RobustTurboDDCM, joint: TurboDDCM, photograph: Image) -> None:
+def test_one_flipped_bit_harms_one_atom(joint: TurboDDCM, photograph: Image) -> None:
     # An early step's bit: the robust stream hardly notices, the joint rank loses the step's whole subset.
     losses = {}
-    for codec in (robust, joint):
+    for codec in (RobustTurboDDCM(**QUICK, protect=0), joint):
         stream = codec.encode(photograph)
         flips = [ErrorPattern(8 * len(stream), [8 * HEADER_BYTES + bit]) for bit in range(30, 50, 2)]
         losses[codec.name] = np.mean([drop(codec, stream, f.apply(stream), photograph) for f in flips])
     assert losses["robust-turbo-ddcm"] < losses["turbo-ddcm"] / 2
+
+
+def test_damage_to_protected_steps_is_undone(photograph: Image) -> None:
+    codec = RobustTurboDDCM(**QUICK, protect=0.5)
+    stream = codec.encode(photograph)
+    layout = codec.layout(stream)
+    lead = [region for region in layout if region.name.startswith(("step 0", "step 1", "step 2", "parity"))]
+    flips = [region.start for region in lead[:: len(lead) // 5]]
+    assert np.array_equal(codec.decode(ErrorPattern(layout.bits, flips).apply(stream)), codec.decode(stream))
+    later = next(region.start for region in layout if region.name.startswith("step 3"))
+    assert not np.array_equal(codec.decode(ErrorPattern(layout.bits, [later]).apply(stream)), codec.decode(stream))
+
+
+def test_a_codebook_too_large_for_the_image_is_refused(photograph: Image) -> None:
+    with pytest.raises(EncodeError, match="M = 2000 sections of K = 16384"):
+        RobustTurboDDCM(T=4, M=2000).encode(photograph)
 
 
 def test_a_batch_decodes_as_its_streams_do_alone(robust: RobustTurboDDCM, photograph: Image) -> None:
@@ -213,6 +229,8 @@ def test_the_layout_takes_anything(robust: RobustTurboDDCM, stream: bytes) -> No
         {"T": 10, "N": 9},
         {"K": 1000},
         {"M": 0},
+        {"selection": "random"},
+        {"protect": -1},
         {"M": 3, "bpp": 0.4},
         {"bpp": -1.0},
         {"seed": -1},

@@ -48,17 +48,6 @@ class Codebook(ABC):
             float32 ``(b, n)``, scaled to unit standard deviation; zeros where the sum is zero.
         """
 
-    def select(self, step: int, residuals: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The ``count`` atoms with the largest absolute inner products (Turbo-DDCM's thresholding).
-
-        Returns:
-            indices int64 ``(b, M)``, rising, and the signs of their inner products, float32 ``(b, M)``.
-        """
-        products = self.inner_products(step, residuals)
-        indices = products.abs().topk(count, dim=1, sorted=False).indices.sort(dim=1).values
-        signs = torch.where(products.gather(1, indices) < 0, -1.0, 1.0)
-        return indices, signs
-
 
 def _interleave(values: Tensor, rows: int, columns: int) -> Tensor:
     """Transpose the last dimension, read as ``rows`` x ``columns``."""

@@ -17,9 +17,9 @@ PRIOR_BYTES = 5
 MAX_SIDE = 8192
 MAX_PIXELS = 1 << 24
 
-#: 28 bytes and 32 of Reed-Solomon parity: any 16 wrong bytes are repaired, so a burst of 120 bits, and all but 2
+#: 29 bytes and 32 of Reed-Solomon parity: any 16 wrong bytes are repaired, so a burst of 120 bits, and all but 2
 #: headers in a million at BER 1e-2 (for that, repetition with a majority vote needs 9 copies, 252 bytes).
-_PACKING = struct.Struct(">2sBHHBBHBIB5sI")
+_PACKING = struct.Struct(">2sBHHBBBHBIB5sI")
 _CHECK = struct.Struct(">H")
 PARITY = 32
 HEADER_BYTES = _PACKING.size + _CHECK.size + PARITY
@@ -34,6 +34,7 @@ class Header:
         protocol: number of the bit protocol.
         height, width: of the image, in pixels.
         steps, closing, atoms: T, N and M.
+        protected: share of the coded steps, from the first, under forward error correction, in 1/100.
         size_log2: log2 of K.
         codebook: number of the codebook's kind.
         seed: of the first noise and the codebook.
@@ -47,6 +48,7 @@ class Header:
     width: int
     steps: int
     closing: int
+    protected: int
     atoms: int
     size_log2: int
     codebook: int
@@ -64,6 +66,7 @@ class Header:
             self.width,
             self.steps,
             self.closing,
+            self.protected,
             self.atoms,
             self.codebook << 5 | self.size_log2,
             self.seed,
@@ -90,9 +93,7 @@ class Header:
         packed, check = repaired[: _PACKING.size], repaired[_PACKING.size :]
         if _CHECK.pack(zlib.crc32(packed) & 0xFFFF) != check:
             raise DecodeError("the header is damaged beyond repair: its checksum is wrong")
-        magic, version, height, width, steps, closing, atoms, book, seed, efficiency, prior, payload = _PACKING.unpack(
-            packed
-        )
+        magic, version, height, width, steps, closing, protected, atoms, book, *more = _PACKING.unpack(packed)
         if magic != MAGIC or version >> 4 != VERSION:
             raise DecodeError(f"magic {magic!r} version {version >> 4}, not {MAGIC!r} version {VERSION}")
         return cls(
@@ -101,13 +102,11 @@ class Header:
             width,
             steps,
             closing,
+            protected,
             atoms,
             book & 31,
             book >> 5,
-            seed,
-            efficiency,
-            prior,
-            payload,
+            *more,
         )
 
 
@@ -120,6 +119,7 @@ HEADER_FIELDS = (
     ("width", 16),
     ("steps", 8),
     ("closing steps", 8),
+    ("protected share", 8),
     ("atoms", 16),
     ("codebook", 3),
     ("codebook size", 5),

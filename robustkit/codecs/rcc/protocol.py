@@ -1,4 +1,4 @@
-"""Bit protocols: how a step's M chosen atoms and their signs become bits.
+"""Bit protocols: which sets of M signed atoms a step may choose, and how they become bits.
 
 The two Turbo-DDCM codecs differ here alone.
 """
@@ -10,6 +10,9 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
 
 from robustkit.codec import DecodeError
 
@@ -17,16 +20,64 @@ Bits = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
 
+#: The largest M that a header can say.
+MOST_ATOMS = 65535
+
+
 class BitProtocol(ABC):
-    """Writes M rising, distinct indices in [0, K), K a power of two, and M signs (+1 or -1)."""
+    """Chooses M atoms, and writes their rising, distinct indices and their signs (+1 or -1).
+
+    Args:
+        size: K, a power of two: how many atoms an index can name.
+        count: M.
+    """
 
     def __init__(self, size: int, count: int) -> None:
         if size < 2 or size & (size - 1):
             raise ValueError(f"K = {size} is not a power of two of at least 2")
-        if not 1 <= count <= size:
-            raise ValueError(f"M = {count} atoms of K = {size}: give 1 to K")
+        if not 1 <= count <= self.most_atoms(size):
+            raise ValueError(f"M = {count} atoms of K = {size}: give 1 to {self.most_atoms(size)}")
         self.size, self.count = size, count
         self.index_bits = size.bit_length() - 1
+
+    @staticmethod
+    def most_atoms(size: int) -> int:
+        """The largest M for a K."""
+        return min(size, MOST_ATOMS)
+
+    @property
+    def atoms(self) -> int:
+        """Atoms of a step's codebook."""
+        return self.size
+
+    def choose(self, products: Tensor) -> tuple[Tensor, Tensor]:
+        """The atoms for a residual: those with the largest absolute inner products (Turbo-DDCM's thresholding).
+
+        Args:
+            products: of every atom with each residual, float32 ``(b, atoms)``.
+
+        Returns:
+            indices int64 ``(b, M)``, rising, and the signs of their inner products, float32 ``(b, M)``.
+        """
+        indices = products.abs().topk(self.count, dim=1, sorted=False).indices.sort(dim=1).values
+        return indices, _signs_of(products, indices)
+
+    def correlation(self, elements: int) -> float:
+        """Squared correlation of a Gaussian residual with the sum of the atoms chosen for it.
+
+        With ``g`` the mean of their absolute inner products with a unit Gaussian residual, the sum of M atoms has the
+        squared correlation ``rho^2 = M g^2 / n`` with it. It carries about ``n rho^2 / 2`` nats.
+
+        Args:
+            elements: n, numbers in the residual.
+        """
+        return min(1.0, self.count * self._mean_product() ** 2 / elements)
+
+    def _mean_product(self) -> float:
+        """Mean of the M largest of K absolute standard normal values, K large."""
+        share = self.count / self.size
+        threshold = float(ndtri(1 - share / 2))
+        return 2 * math.exp(-(threshold**2) / 2) / math.sqrt(2 * math.pi) / share
 
     @property
     @abstractmethod
@@ -70,6 +121,45 @@ class IndependentIndices(BitProtocol):
     def fields(self) -> list[tuple[str, int]]:
         words = [(f"atom {atom} index", self.index_bits) for atom in range(self.count)]
         return words + [(f"atom {atom} sign", 1) for atom in range(self.count)]
+
+
+class SectionIndices(IndependentIndices):
+    """One atom from each of M sections of the codebook, K atoms each: independent indices that say no order.
+
+    M indices into one shared codebook spend ``log2 M!`` bits on the order they are written in, which nobody reads. An
+    index that names an atom of its own section spends none, finds nearly as good a one, and stands as much alone.
+    Sections: sparse regression codes, Joseph and Barron 2012; for lossy compression, Venkataramanan, Sarkar and
+    Tatikonda, "Lossy compression via sparse linear regression", 2014.
+    """
+
+    @staticmethod
+    def most_atoms(size: int) -> int:
+        return MOST_ATOMS
+
+    @property
+    def atoms(self) -> int:
+        return self.size * self.count
+
+    def choose(self, products: Tensor) -> tuple[Tensor, Tensor]:
+        best = products.abs().view(len(products), self.count, self.size).argmax(dim=2)
+        indices = best + self.size * torch.arange(self.count, device=best.device)
+        return indices, _signs_of(products, indices)
+
+    def _mean_product(self) -> float:
+        """Mean of the largest of K absolute standard normal values."""
+        # The integral of the chance that the largest exceeds a value.
+        values = np.linspace(0, 12, 12001)
+        return float(np.trapezoid(1 - (2 * ndtr(values) - 1) ** self.size, values))
+
+    def write(self, indices: Integers, signs: Integers) -> Bits:
+        return super().write(indices - self._starts(), signs)
+
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        indices, signs = super().read(bits)
+        return indices + self._starts(), signs
+
+    def _starts(self) -> Integers:
+        return self.size * np.arange(self.count, dtype=np.int64)
 
 
 class JointRank(BitProtocol):
@@ -117,6 +207,10 @@ class JointRank(BitProtocol):
 
     def fields(self) -> list[tuple[str, int]]:
         return [("subset rank", self.rank_bits)] + [(f"atom {atom} sign", 1) for atom in range(self.count)]
+
+
+def _signs_of(products: Tensor, indices: Tensor) -> Tensor:
+    return torch.where(products.gather(1, indices) < 0, -1.0, 1.0)
 
 
 def _signs(bits: Bits) -> Integers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -19,26 +18,6 @@ PLAIN_LOG_SNR = (-5.0, 3.5)
 CLOSING_LOG_SNR = 2.0
 
 
-def correlation_of_atoms(size: int, count: int, elements: int) -> float:
-    """Squared correlation of a Gaussian residual with the sum of its best atoms.
-
-    The sum of the ``count`` atoms with the largest of ``size`` inner products, signed, has the squared correlation
-    ``rho^2 = M g^2 / n`` with the residual, where ``g`` is the mean of the M largest of K absolute standard normal
-    values. It carries about ``n rho^2 / 2`` nats.
-
-    Args:
-        size: K, atoms in the codebook.
-        count: M, atoms chosen.
-        elements: n, numbers in the residual.
-    """
-    share = count / size
-    if share >= 1:
-        return min(1.0, count / elements)
-    threshold = NormalDist().inv_cdf(1 - share / 2)
-    mean = 2 * NormalDist().pdf(threshold) / share
-    return min(1.0, count * mean**2 / elements)
-
-
 def noise_levels(prior: Prior, *, steps: int, closing: int, correlation: float, efficiency: float) -> list[NoiseLevel]:
     """The ``steps`` noise levels, from pure noise to the last before the final estimate.
 
@@ -50,7 +29,8 @@ def noise_levels(prior: Prior, *, steps: int, closing: int, correlation: float, 
         prior: its error curve says how large the residual is; without one the levels are even in log-SNR.
         steps: T, levels in all; each takes one call of the denoiser.
         closing: N, the levels at the end that are reached without bits.
-        correlation: squared, of one step's noise with the residual (:func:`correlation_of_atoms`).
+        correlation: squared, of one step's noise with the residual
+            (:meth:`robustkit.codecs.rcc.protocol.BitProtocol.correlation`).
         efficiency: factor on each rise. A level reached too early costs more than one reached too late.
     """
     coded = steps - 1 - closing

@@ -21,13 +21,14 @@ from robustkit.codecs.rcc.container import (
     Header,
     check_size,
 )
-from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank
-from robustkit.codecs.rcc.schedule import correlation_of_atoms, noise_levels, reverse_step
+from robustkit.codecs.rcc.payload import Payload
+from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
+from robustkit.codecs.rcc.schedule import noise_levels, reverse_step
 from robustkit.priors import load_prior
 from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile, Promise
 
-PROTOCOLS: tuple[type[BitProtocol], ...] = (JointRank, IndependentIndices)
+PROTOCOLS: tuple[type[BitProtocol], ...] = (JointRank, IndependentIndices, SectionIndices)
 CODEBOOK_NAMES = tuple(CODEBOOKS)
 
 
@@ -37,14 +38,18 @@ class TurboDDCM(Codec):
     Args:
         T: noise levels, one call of the denoiser each.
         M: atoms a step; instead of ``bpp``.
-        K: atoms in a step's codebook, a power of two.
+        K: atoms that an index can name, a power of two; 2**18, and 2**14 in each section.
         N: closing steps without bits.
         bpp: rate in bits per pixel, header included; picks M for the image's size.
         seed: of the first noise and the codebook, below 2**32.
         prior: ``"embedded"``, a folder, or a hub name (:func:`robustkit.priors.load_prior`).
         codebook: ``"structured"`` or ``"gaussian"``.
-        container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone, as published;
-            the decoder then needs the same settings and ``size``).
+        selection: which atoms a step may choose: the M with the ``"largest"`` inner products of a codebook of K, as
+            published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
+        protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
+            steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.32.
+        container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone; the decoder then
+            needs the same settings and ``size``).
         size: (height, width) of the image, for raw streams.
         efficiency: share of the atoms' information that the noise schedule counts on, in steps of 1/100.
         device: a torch device.
@@ -57,7 +62,10 @@ class TurboDDCM(Codec):
 
     name = "turbo-ddcm"
     family = "rcc"
-    protocol: ClassVar[type[BitProtocol]] = JointRank
+    #: By selection, the default first.
+    protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"largest": JointRank}
+    usual_size: ClassVar[int] = 1 << 18
+    usual_protection: ClassVar[float] = 0.0
     #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
     promises: ClassVar[Profile] = Profile(
         bpp=0.393,
@@ -75,12 +83,14 @@ class TurboDDCM(Codec):
         *,
         T: int = 42,
         M: int | None = None,
-        K: int = 1 << 18,
+        K: int | None = None,
         N: int = 0,
         bpp: float | None = None,
         seed: int = 88888888,
         prior: str = "embedded",
         codebook: str = "structured",
+        selection: str | None = None,
+        protect: float | None = None,
         container: str = "framed",
         size: tuple[int, int] | None = None,
         efficiency: float = 0.7,
@@ -91,12 +101,25 @@ class TurboDDCM(Codec):
             raise ValueError(f"T = {T}: give 2 to 255 noise levels")
         if not 0 <= N <= T - 2:
             raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {T - 2}")
+        usual = inspect.signature(TurboDDCM.__init__).parameters
+        given = (T, M, K, N, bpp, prior, codebook, selection, protect, container, efficiency)
+        names = ["T", "M", "K", "N", "bpp", "prior", "codebook", "selection", "protect", "container", "efficiency"]
+        self.profile = self.promises if given == tuple(usual[name].default for name in names) else None
+        selection = next(iter(self.protocols)) if selection is None else selection
+        if selection not in self.protocols:
+            raise ValueError(f"selection {selection!r} of {self.name}: give {' or '.join(self.protocols)}")
+        if K is None:
+            K = self.usual_size if selection == next(iter(self.protocols)) else TurboDDCM.usual_size
         if K < 2 or K & (K - 1) or K > 1 << 24:
             raise ValueError(f"K = {K}: give a power of two from 2 to 2**24")
         if M is not None and bpp is not None:
             raise ValueError(f"M = {M} and bpp = {bpp}: give one, the other follows")
-        if M is not None and not 1 <= M <= min(K, 65535):
-            raise ValueError(f"M = {M}: give 1 to {min(K, 65535)} atoms a step")
+        most = self.protocols[selection].most_atoms(K)
+        if M is not None and not 1 <= M <= most:
+            raise ValueError(f"M = {M}: give 1 to {most} atoms a step")
+        protect = self.usual_protection if protect is None else protect
+        if not 0 <= protect <= 1:
+            raise ValueError(f"protect = {protect}: give a share of the steps, 0 to 1")
         if bpp is not None and not bpp > 0:
             raise ValueError(f"bpp = {bpp}: give a positive rate")
         if not 0 <= seed < 1 << 32:
@@ -113,16 +136,13 @@ class TurboDDCM(Codec):
         self.prior_name = prior
         self.bpp = 0.4 if bpp is None and M is None else bpp
         self.container, self.size = container, size
-        usual = inspect.signature(TurboDDCM.__init__).parameters
-        given = (T, M, K, N, bpp, prior, codebook, container, efficiency)
-        names = ("T", "M", "K", "N", "bpp", "prior", "codebook", "container", "efficiency")
-        self.profile = self.promises if given == tuple(usual[name].default for name in names) else None
         self.settings = Header(
-            protocol=PROTOCOLS.index(self.protocol),
+            protocol=PROTOCOLS.index(self.protocols[selection]),
             height=0,
             width=0,
             steps=T,
             closing=N,
+            protected=round(protect * 100),
             atoms=M or 0,
             size_log2=K.bit_length() - 1,
             codebook=CODEBOOK_NAMES.index(codebook),
@@ -139,22 +159,15 @@ class TurboDDCM(Codec):
         header = replace(self.settings, height=height, width=width)
         if self.bpp is not None:
             framing = HEADER_BYTES if self.container == "framed" else 0
-            budget = (int(self.bpp * height * width) // 8 - framing) * 8
+            budget = int(self.bpp * height * width) // 8 - framing
+            header = replace(header, atoms=1)
             # Where even one atom a step is too much, the last steps go without.
-            affordable = max(1, budget // self.protocol(1 << header.size_log2, 1).bits)
-            header = replace(header, closing=max(header.closing, header.steps - 1 - affordable))
-            header = replace(header, atoms=self._most_atoms(budget // _coded_steps(header)))
-        return replace(header, payload=_payload_bytes(header))
-
-    def _most_atoms(self, bits: int) -> int:
-        """The largest M whose step takes at most ``bits``; at least 1."""
-        size = 1 << self.settings.size_log2
-        # An atom takes a bit at least, and C(K, M) with a large M is slow to work out.
-        low, high = 1, max(1, min(size // 2, 65535, bits))
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.protocol(size, middle).bits <= bits else (low, middle - 1)
-        return low
+            while len(_payload(header)) > budget and header.closing < header.steps - 2:
+                header = replace(header, closing=header.closing + 1)
+            header = replace(header, atoms=_most_atoms(header, budget))
+        if problem := _check_codebook(header):
+            raise EncodeError(problem)
+        return replace(header, payload=len(_payload(header)))
 
     def _parse(self, bitstream: bytes) -> Header:
         """The header of ``bitstream``, checked against this codec.
@@ -168,7 +181,7 @@ class TurboDDCM(Codec):
             header, framing = self._header_for(*self.size), 0
         else:
             header, framing = Header.unpack(bitstream), HEADER_BYTES
-            if header.protocol >= len(PROTOCOLS) or PROTOCOLS[header.protocol] is not self.protocol:
+            if header.protocol >= len(PROTOCOLS) or PROTOCOLS[header.protocol] not in self.protocols.values():
                 raise DecodeError(f"bit protocol {header.protocol}: not a stream of {self.name}")
             if header.prior != self.prior.identity[:PRIOR_BYTES]:
                 raise DecodeError(
@@ -177,46 +190,35 @@ class TurboDDCM(Codec):
                 )
             if problem := check_size(header.height, header.width):
                 raise DecodeError(problem)
-            size = 1 << header.size_log2
             if (
                 not 0 <= header.closing <= header.steps - 2
-                or not 1 <= header.atoms <= size
                 or not 1 <= header.size_log2 <= 24
+                or not 1 <= header.atoms <= PROTOCOLS[header.protocol].most_atoms(1 << header.size_log2)
                 or header.codebook >= len(CODEBOOKS)
                 or not header.efficiency
-                or header.payload != _payload_bytes(header)
+                or header.protected > 100
+                or header.payload != len(_payload(header))
             ):
                 raise DecodeError("the header's settings contradict each other")
+            if problem := _check_codebook(header):
+                raise DecodeError(problem)
         if len(bitstream) != framing + header.payload:
             raise DecodeError(f"{len(bitstream)} bytes, where the settings need {framing + header.payload}")
         return header
 
     def layout(self, bitstream: bytes) -> Layout:
         bits = 8 * len(bitstream)
-        regions: list[Region] = []
-
-        def put(names: Sequence[tuple[str, int]], start: int, *, header: bool = False) -> int:
-            for name, length in names:
-                regions.append(Region(name, min(start, bits), min(start + length, bits), header))
-                start += length
-            return start
-
+        header = HEADER_FIELDS if self.container == "framed" else ()
         try:
-            found = self._parse(bitstream)
+            payload = _payload(self._parse(bitstream)).fields()
         except DecodeError:
-            start = (
-                put([(f"header {n}", b) for n, b in HEADER_FIELDS], 0, header=True) if self.container == "framed" else 0
-            )
-            regions.append(Region("payload", min(start, bits), bits))
-            return Layout(tuple(regions), bits)
-        start = 0
-        if self.container == "framed":
-            start = put([(f"header {n}", b) for n, b in HEADER_FIELDS], 0, header=True)
-        fields = _protocol(found).fields()
-        for step in range(_coded_steps(found)):
-            start = put([(f"step {step} {name}", length) for name, length in fields], start)
-        if start < bits:
-            regions.append(Region("padding", start, bits))
+            payload = [("payload", bits)]
+        fields = [(f"header {name}", length, True) for name, length in header]
+        fields += [(name, length, False) for name, length in payload]
+        regions, start = [], 0
+        for name, length, in_header in fields:
+            regions.append(Region(name, min(start, bits), min(start + length, bits), in_header))
+            start += length
         return Layout(tuple(regions), bits)
 
     # -- coding -------------------------------------------------------------------------------------------
@@ -232,14 +234,13 @@ class TurboDDCM(Codec):
         protocol, codebook, levels = self._parts(header, clean[0].numel())
         state = self._first_noise(header, clean.shape[1:])
         written = []
-        for step in range(_coded_steps(header)):
+        for step in range(_payload(header).steps):
             estimate = self.prior.predict_clean(state, levels[step])
-            residual = (clean - estimate).flatten(1)
-            indices, signs = codebook.select(step, residual, header.atoms)
+            indices, signs = protocol.choose(codebook.inner_products(step, (clean - estimate).flatten(1)))
             written.append(protocol.write(indices[0].cpu().numpy(), signs[0].cpu().numpy().astype(np.int64)))
             noise = codebook.combine(step, indices, signs).view_as(state)
             state = reverse_step(state, estimate, levels[step], levels[step + 1], noise)
-        payload = np.packbits(np.concatenate(written)).tobytes()
+        payload = _payload(header).pack(np.stack(written))
         return payload if self.container == "raw" else header.pack() + payload
 
     def decode(self, bitstream: bytes) -> Image:
@@ -255,7 +256,7 @@ class TurboDDCM(Codec):
         for place, bitstream in enumerate(bitstreams):
             try:
                 header = self._parse(bitstream)
-                atoms = _read_atoms(header, bitstream)
+                atoms = _payload(header).read(bitstream[len(bitstream) - header.payload :])
                 groups.setdefault(header, []).append((place, *atoms))
             except DecodeError as error:
                 decoded[place] = error
@@ -297,16 +298,16 @@ class TurboDDCM(Codec):
         return [found[number].copy() for number in shared]
 
     def _parts(self, header: Header, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
-        size = 1 << header.size_log2
+        protocol = _protocol(header)
         kind = CODEBOOKS[CODEBOOK_NAMES[header.codebook]]
         levels = noise_levels(
             self.prior,
             steps=header.steps,
             closing=header.closing,
-            correlation=correlation_of_atoms(size, header.atoms, elements),
+            correlation=protocol.correlation(elements),
             efficiency=header.efficiency / 100,
         )
-        return _protocol(header), kind(size, elements, header.seed, self.prior.device), levels
+        return protocol, kind(protocol.atoms, elements, header.seed, self.prior.device), levels
 
     def _first_noise(self, header: Header, shape: Sequence[int]) -> Tensor:
         """x_T: about standard normal, from counted coin flips, so that every device has the same."""
@@ -323,6 +324,7 @@ class TurboDDCM(Codec):
             "dtype": str(self.prior.dtype).removeprefix("torch."),
             "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
             "settings": f"T={settings.steps} N={settings.closing} K={1 << settings.size_log2} "
+            + f"protocol={PROTOCOLS[settings.protocol].__name__} protect={settings.protected / 100} "
             + (f"M={settings.atoms}" if self.bpp is None else f"bpp={self.bpp:g}")
             + f" seed={settings.seed} codebook={CODEBOOK_NAMES[settings.codebook]}"
             + f" efficiency={settings.efficiency / 100}",
@@ -330,10 +332,16 @@ class TurboDDCM(Codec):
 
 
 class RobustTurboDDCM(TurboDDCM):
-    """Robust Turbo-DDCM (arXiv 2604.05743): Turbo-DDCM with each atom's index written on its own."""
+    """Robust Turbo-DDCM (arXiv 2604.05743): Turbo-DDCM with each atom's index written on its own.
+
+    As published with ``selection="largest", protect=0``. The defaults go further: see :class:`SectionIndices`, and
+    :mod:`robustkit.codecs.rcc.protection`.
+    """
 
     name = "robust-turbo-ddcm"
-    protocol: ClassVar[type[BitProtocol]] = IndependentIndices
+    protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": IndependentIndices}
+    usual_size: ClassVar[int] = 1 << 14
+    usual_protection: ClassVar[float] = 0.32
     promises: ClassVar[Profile] = Profile(
         bpp=0.4,
         quality=28.0,
@@ -350,30 +358,30 @@ def _protocol(header: Header) -> BitProtocol:
     return PROTOCOLS[header.protocol](1 << header.size_log2, header.atoms)
 
 
-def _coded_steps(header: Header) -> int:
-    return header.steps - 1 - header.closing
+def _payload(header: Header) -> Payload:
+    steps = header.steps - 1 - header.closing
+    return Payload(_protocol(header), steps=steps, protected=steps * header.protected // 100)
 
 
-def _payload_bytes(header: Header) -> int:
-    return -(-_coded_steps(header) * _protocol(header).bits // 8)
+def _most_atoms(header: Header, budget: int) -> int:
+    """The largest M whose payload takes at most ``budget`` bytes; at least 1."""
+    most = PROTOCOLS[header.protocol].most_atoms(1 << header.size_log2)
+    # Ranks get shorter again beyond K/2, an atom takes a bit a step at least, and C(K, M) with a large M is slow.
+    low, high = 1, max(1, min(most // 2, 8 * budget // (header.steps - 1 - header.closing)))
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = len(_payload(replace(header, atoms=middle))) <= budget
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
 
 
-def _read_atoms(header: Header, bitstream: bytes) -> tuple[Integers, Integers]:
-    """Indices and signs, ``(coded steps, M)`` each, of a stream that :meth:`TurboDDCM._parse` accepted.
-
-    Raises:
-        DecodeError: a step's bits name no set of atoms.
-    """
-    protocol = _protocol(header)
-    bits = np.unpackbits(np.frombuffer(bitstream[len(bitstream) - header.payload :], dtype=np.uint8))
-    steps = bits[: _coded_steps(header) * protocol.bits].reshape(-1, protocol.bits)
-    read = []
-    for number, step in enumerate(steps):
-        try:
-            read.append(protocol.read(step))
-        except DecodeError as error:
-            raise DecodeError(f"step {number}: {error}") from error
-    return np.stack([r[0] for r in read]), np.stack([r[1] for r in read])
+def _check_codebook(header: Header) -> str | None:
+    """Why a step's codebook is too large to be made for an image of this size, or ``None``."""
+    atoms, most = _protocol(header).atoms, max(1 << 24, 32 * header.height * header.width)
+    if atoms <= most:
+        return None
+    size = 1 << header.size_log2
+    return f"M = {header.atoms} sections of K = {size} atoms are more than {most} for this size: give a smaller K or M"
 
 
 def _to_tensor(image: Image, multiple: int) -> Tensor:
