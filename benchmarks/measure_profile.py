@@ -129,8 +129,8 @@ class Limit:
 
 def rounded_up(value: float) -> float:
     """The next number with two digits, the second of them in halves: 0.0205, 1.35, 17.5."""
-    if value <= 0:
-        return 0.0
+    if value <= 0 or math.isinf(value):
+        return max(0.0, value)
     exponent = math.floor(math.log10(value)) - 1
     # Halves of a power of ten, as integers, so that 0.3 does not become 0.30000000000000004.
     halves = math.ceil(round(value * 2 * 10.0**-exponent, 6))
@@ -152,7 +152,8 @@ def propose(measured: Mapping[str, Sequence[Seen]], *, bpp: float, quality: floa
     of that end over runs, and from the run that the suite does, which has the first of the measured trials.
 
     Args:
-        measured: the trials of each channel. One on which no trial gave an image gets no promise.
+        measured: the trials of each channel. One on which no trial gave an image gets no promise, nor does one on which
+            a quick run may have too few for a bound.
         bpp: mean rate of the clean streams.
         quality: mean PSNR of the clean decodes, in dB.
 
@@ -177,9 +178,11 @@ def propose(measured: Mapping[str, Sequence[Seen]], *, bpp: float, quality: floa
             limit = _limit(channel, quantity, bound, [run[channel] for run in runs], trials)
             declared[quantity] = limit.declared
             limits.append(limit)
-        promises.append(Promise(channel, **declared))
-    together = [[t for trials in run.values() for t in trials] for run in runs]
-    limits.append(_limit("", "refused", refused, together, [t for trials in promised.values() for t in trials]))
+        if all(map(math.isfinite, declared.values())):
+            promises.append(Promise(channel, **declared))
+    kept = [promise.channel for promise in promises]
+    together = [[t for channel in kept for t in run[channel]] for run in runs]
+    limits.append(_limit("", "refused", refused, together, [t for channel in kept for t in promised[channel]]))
     profile = Profile(
         bpp=math.ceil(round(1000 * bpp, 6)) / 1000,
         # Nothing is drawn here: the slack is for machines that round differently.
@@ -232,6 +235,8 @@ def _limit(
 
 def remark(limit: Limit) -> str:
     """Why a limit can't be both safe and tight, if so."""
+    if math.isinf(limit.declared):
+        return "too few images in a quick run: no promise"
     if limit.tighter_kept <= 0.5:
         return ""
     if limit.declared == 0:

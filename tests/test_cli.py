@@ -201,7 +201,7 @@ def test_an_encoder_that_fails_is_an_error_message(photo, here):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--codec", "jpag"], "did you mean jpeg?"),
+        (["--codec", "jpag"], "did you mean jpeg, "),
         (["--codec", "jpeg", "--set", "quality"], "KEY=VALUE"),
         (["--codec", "jpeg", "--set", "quality=0"], "from 1 to 100"),
         (["--codec", "jpeg", "--set", "qualify=9"], "qualify"),

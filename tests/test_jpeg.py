@@ -14,7 +14,7 @@ from PIL import ImageFile
 
 import robustkit
 from robustkit import DecodeError, EncodeError, ErrorPattern
-from robustkit.codecs.jpeg import MAX_SIDE, PROFILE, Jpeg
+from robustkit.codecs.jpeg import Jpeg
 from robustkit.images import photographs
 from robustkit.quality import measure
 
@@ -53,8 +53,8 @@ def test_the_clean_round_trip_keeps_its_promise():
         stream = codec.encode(image)
         rates.append(8 * len(stream) / (image.shape[0] * image.shape[1]))
         scores.append(measure("psnr", image, codec.decode(stream)))
-    assert PROFILE.bpp - 0.1 < np.mean(rates) <= PROFILE.bpp
-    assert PROFILE.quality <= np.mean(scores) < PROFILE.quality + 0.5
+    assert Jpeg.promises.bpp - 0.1 < np.mean(rates) <= Jpeg.promises.bpp
+    assert Jpeg.promises.quality <= np.mean(scores) < Jpeg.promises.quality + 0.5
 
 
 def test_it_is_in_the_registry():
@@ -63,7 +63,7 @@ def test_it_is_in_the_registry():
 
 
 def test_only_the_default_settings_carry_the_measured_profile():
-    assert Jpeg().profile is PROFILE
+    assert Jpeg().profile is Jpeg.promises
     for other in ({"quality": 80}, {"bpp": 1.0}, {"truncated": "tolerate"}, {"check_size": False}):
         assert Jpeg(**other).profile is None
 
@@ -127,7 +127,7 @@ def test_wrong_settings_are_named(wrong):
         (np.zeros((8, 8), np.uint8), "8 x 8"),
         (np.zeros((8, 8, 4), np.uint8), "8 x 8 x 4"),
         (np.zeros((0, 8, 3), np.uint8), "8x0"),
-        (np.zeros((1, MAX_SIDE + 1, 3), np.uint8), "65501x1"),
+        (np.zeros((1, Jpeg.max_side + 1, 3), np.uint8), "65501x1"),
         ([[1, 2, 3]], "list"),
     ],
 )
@@ -137,7 +137,7 @@ def test_encode_refuses_what_is_no_image(image, reason):
 
 
 def test_encode_takes_the_longest_side():
-    image = np.zeros((1, MAX_SIDE, 3), np.uint8)
+    image = np.zeros((1, Jpeg.max_side, 3), np.uint8)
     assert Jpeg().decode(Jpeg().encode(image)).shape == image.shape
 
 

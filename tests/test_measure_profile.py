@@ -116,6 +116,17 @@ def test_a_channel_that_gives_no_image_is_not_promised(script: ModuleType) -> No
     assert not any("truncation" in limit.channel for limit in limits)
 
 
+def test_a_channel_that_gives_too_few_images_for_a_bound_is_not_promised(script: ModuleType) -> None:
+    nearly_all_refused = drawn(script, 4, 20, share=0.97)
+    profile, limits = script.propose(
+        {"bsc(ber=0.1)": nearly_all_refused, BSC: drawn(script, 4, 20, share=0.0)}, bpp=1, quality=9
+    )
+    assert [p.channel for p in profile.promises] == [BSC]
+    assert profile.refused == 0.0
+    remarks = {limit.quantity: script.remark(limit) for limit in limits if limit.channel == "bsc(ber=0.1)"}
+    assert "no promise" in remarks["mean_drop"]
+
+
 def test_too_few_trials_for_a_run_of_the_suite(script: ModuleType) -> None:
     with pytest.raises(ValueError, match="--trials 10 or more"):
         script.propose({BSC: drawn(script, 5, 9, share=0.0)}, bpp=0.4, quality=28.0)
