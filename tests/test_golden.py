@@ -70,6 +70,19 @@ def test_recording_again_changes_nothing(folder):
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
 
 
+def test_with_other_libraries_the_encoder_may_stray_with_other_settings_it_may_not(tmp_path):
+    path = golden_files.folder(tmp_path, "store", "cpu")
+    golden_files.record(path, subject(facts={"libstore": "1.0", "settings": "a=1"}), PHOTOGRAPHS)
+
+    def encode(image):
+        return bytes(len(image.tobytes()))
+
+    assert compare(path, encode=encode, facts={"libstore": "1.1", "settings": "a=1"}) == []
+    for settings in ("a=1", "a=2"):
+        found = compare(path, encode=encode, facts={"libstore": "1.0", "settings": settings})
+        assert [m.photograph for m in found] == ["cat", "dog"]
+
+
 def test_on_another_device_class_the_encoder_may_stray_but_the_decoder_may_not(folder):
     def encode(image):
         return bytes(len(image.tobytes()))

@@ -45,7 +45,7 @@ class PillowCodec(Codec):
     family: ClassVar[str] = "classical"
     #: The format, as messages name it.
     format: ClassVar[str]
-    #: The library, as facts name it, and what ``PIL.features`` calls it.
+    #: The library, as facts name it, and what ``PIL.features`` calls it, or nothing if Pillow does not know it.
     library: ClassVar[tuple[str, str]]
     qualities: ClassVar[range] = range(1, 101)
     default_quality: ClassVar[int] = 50
@@ -176,6 +176,8 @@ class PillowCodec(Codec):
                 opened.load()
             except self.refusals as error:
                 raise DecodeError(f"broken {self.format} data: {error}") from error
+            if opened.size != (width, height):
+                raise DecodeError(f"{opened.width}x{opened.height} were decoded, the header declares {width}x{height}")
             return np.array(opened, dtype=np.uint8)
 
     @contextmanager
@@ -203,7 +205,8 @@ class PillowCodec(Codec):
         """Versions of Pillow and of the format's library, and the settings."""
         library, feature = self.library
         settings = " ".join(f"{name}={value}" for name, value in self._settings().items())
-        return {"pillow": PIL.__version__, library: features.version(feature) or "unknown", "settings": settings}
+        version = features.version(feature) if feature else None
+        return {"pillow": PIL.__version__, library: version or "unknown", "settings": settings}
 
     @classmethod
     def missing(cls) -> str | None:
