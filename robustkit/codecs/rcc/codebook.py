@@ -51,7 +51,7 @@ class Codebook(ABC):
 
 def _interleave(values: Tensor, rows: int, columns: int) -> Tensor:
     """Transpose the last dimension, read as ``rows`` x ``columns``."""
-    return values.reshape(*values.shape[:2], rows, columns).transpose(2, 3).flatten(2)
+    return values.reshape(len(values), rows, columns).transpose(1, 2).flatten(1)
 
 
 def _unit_deviation(sums: Tensor) -> Tensor:
@@ -61,10 +61,12 @@ def _unit_deviation(sums: Tensor) -> Tensor:
 class StructuredCodebook(Codebook):
     """Rows of randomised Walsh-Hadamard transforms: all K inner products in O(K log n), no K x n matrix.
 
-    A basis is ``n`` orthogonal atoms: random signs, then a Hadamard transform over each of ``n / b`` blocks of
-    ``b`` numbers, where ``b`` is the largest power of two that divides ``n``. Where ``b < n`` a second round,
-    after the blocks are interleaved, spreads each atom over more of the latent. Atoms within a basis are exactly
-    orthogonal; a codebook of more than ``n`` atoms joins several bases, whose signs are shifts of one draw.
+    A basis is ``n`` orthogonal atoms. First comes a rotation that all bases share: random signs, then a Hadamard
+    transform over each of ``n / b`` blocks of ``b`` numbers, where ``b`` is the largest power of two that divides n,
+    and the blocks interleaved. It spreads a residual's energy, most of it in a few components, over all numbers;
+    without it, atoms that differ in the signs of empty components would be one atom. Then come each basis' own signs,
+    and the transform again. Atoms within a basis are exactly orthogonal; a codebook of more than ``n`` atoms joins
+    several bases, whose signs are shifts of one draw.
 
     All entries are small integers made from Philox bits, so every device has the same atoms. Transforms:
     Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss transform".
@@ -74,22 +76,17 @@ class StructuredCodebook(Codebook):
         super().__init__(size, length, seed, device)
         self.bases = -(-size // length)
         self.block = length & -length
-        self.rounds = 1 if self.block == length else 2
         self.factors = [_hadamard(f).to(device) for f in _balanced_factors(self.block)]
         # An odd stride below n, so that no two bases share an alignment of signs.
         self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
 
-    def _signs(self, step: int) -> list[Tensor]:
-        """One ``(bases, n)`` tensor of +1 and -1 for each round."""
-        generator = np.random.Philox(key=[self.seed, step])
+    def _signs(self, step: int) -> tuple[Tensor, Tensor]:
+        """+1 and -1: ``(n,)`` for the shared rotation, ``(bases, n)`` for the bases."""
         words = -(-self.length // 64)
-        rounds = []
-        for _ in range(self.rounds):
-            raw = generator.random_raw(words).astype("<u8").view(np.uint8)
-            drawn = torch.from_numpy(_SIGNS_OF_BYTE.take(raw, axis=0).ravel()[: self.length]).to(self.device)
-            twice = torch.cat([drawn, drawn])
-            rounds.append(torch.stack([twice[shift : shift + self.length] for shift in self.shifts]))
-        return rounds
+        raw = np.random.Philox(key=[self.seed, step]).random_raw(2 * words).astype("<u8").view(np.uint8)
+        drawn = torch.from_numpy(_SIGNS_OF_BYTE.take(raw, axis=0).reshape(2, -1)[:, : self.length]).to(self.device)
+        twice = torch.cat([drawn[1], drawn[1]])
+        return drawn[0], torch.stack([twice[shift : shift + self.length] for shift in self.shifts])
 
     def _transform(self, values: Tensor) -> Tensor:
         """Hadamard transform, unnormalised, of each run of ``block`` numbers in the last dimension."""
@@ -101,24 +98,16 @@ class StructuredCodebook(Codebook):
         return blocks.reshape(values.shape)
 
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
-        signs = self._signs(step)
-        values = residuals.unsqueeze(1)
-        for number, sign in enumerate(signs):
-            if number:
-                values = _interleave(values, -1, self.block)
-            values = self._transform(values * sign)
-        return values.flatten(1)[:, : self.size]
+        shared, own = self._signs(step)
+        spread = _interleave(self._transform(residuals * shared), -1, self.block)
+        return self._transform(spread.unsqueeze(1) * own).flatten(1)[:, : self.size]
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
-        signs = self._signs(step)
+        shared, own = self._signs(step)
         values = torch.zeros(len(indices), self.bases * self.length, device=self.device)
         values.scatter_add_(1, indices, coefficients)
-        values = values.view(-1, self.bases, self.length)
-        for number in reversed(range(self.rounds)):
-            values = self._transform(values) * signs[number]
-            if number:
-                values = _interleave(values, self.block, -1)
-        return _unit_deviation(values.sum(dim=1))
+        sums = (self._transform(values.view(-1, self.bases, self.length)) * own).sum(dim=1)
+        return _unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared)
 
 
 class GaussianCodebook(Codebook):

@@ -47,7 +47,7 @@ class TurboDDCM(Codec):
         selection: which atoms a step may choose: the M with the ``"largest"`` inner products of a codebook of K, as
             published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
         protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
-            steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.32.
+            steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.4.
         container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone; the decoder then
             needs the same settings and ``size``).
         size: (height, width) of the image, for raw streams.
@@ -81,7 +81,7 @@ class TurboDDCM(Codec):
     def __init__(
         self,
         *,
-        T: int = 42,
+        T: int = 32,
         M: int | None = None,
         K: int | None = None,
         N: int = 0,
@@ -93,7 +93,7 @@ class TurboDDCM(Codec):
         protect: float | None = None,
         container: str = "framed",
         size: tuple[int, int] | None = None,
-        efficiency: float = 0.7,
+        efficiency: float = 0.85,
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
@@ -341,14 +341,14 @@ class RobustTurboDDCM(TurboDDCM):
     name = "robust-turbo-ddcm"
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": IndependentIndices}
     usual_size: ClassVar[int] = 1 << 14
-    usual_protection: ClassVar[float] = 0.32
+    usual_protection: ClassVar[float] = 0.4
     promises: ClassVar[Profile] = Profile(
         bpp=0.4,
-        quality=28.0,
+        quality=28.6,
         promises=(
-            Promise("bsc(ber=0.001)", mean_drop=2.25, p5_drop=5.1),
-            Promise("bsc(ber=0.01)", mean_drop=9.8, p5_drop=16.0),
-            Promise("burst(length=32)", mean_drop=0.42, p5_drop=2.15),
+            Promise("bsc(ber=0.001)", mean_drop=0.195, p5_drop=0.38),
+            Promise("bsc(ber=0.01)", mean_drop=1.45, p5_drop=2.1),
+            Promise("burst(length=32)", mean_drop=0.095, p5_drop=0.445),
             Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
         ),
     )
