@@ -68,13 +68,13 @@ class TurboDDCM(Codec):
     usual_protection: ClassVar[float] = 0.0
     #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
     promises: ClassVar[Profile] = Profile(
-        bpp=0.393,
-        quality=28.6,
+        bpp=0.4,
+        quality=28.85,
         refused=0.15,
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=5.3, p5_drop=27.5),
-            Promise("bsc(ber=0.001)", mean_drop=13.0, p5_drop=24.5, corrupted=0.38),
-            Promise("burst(length=32)", mean_drop=2.45, p5_drop=12.5, corrupted=0.295),
+            Promise("bsc(ber=0.0001)", mean_drop=5.05, p5_drop=27.0, corrupted=0.295),
+            Promise("bsc(ber=0.001)", mean_drop=14.5, p5_drop=26.0, corrupted=0.355),
+            Promise("burst(length=32)", mean_drop=3.45, p5_drop=21.5, corrupted=0.295),
         ),
     )
 
