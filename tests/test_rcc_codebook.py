@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit.codecs.rcc.codebook import Codebook, GaussianCodebook, StructuredCodebook
+from robustkit.codecs.rcc.codebook import Codebook, GaussianCodebook, StructuredCodebook, _by_group
 
 CPU = torch.device("cpu")
 KINDS = [StructuredCodebook, GaussianCodebook]
@@ -59,6 +59,16 @@ def test_combining_is_the_adjoint_of_inner_products(kind: type[Codebook]) -> Non
     wanted = torch.stack([signs[row] @ atoms[indices[row]] for row in range(2)])
     wanted /= wanted.std(dim=1, keepdim=True)
     assert torch.allclose(codebook.combine(2, indices, signs), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "length"), [(1024, 768), (4096, 1024), (2048, 1536), (256, 256)])
+def test_few_rows_add_up_to_the_same_bits_as_transforms(size: int, length: int) -> None:
+    codebook = StructuredCodebook(size, length, 11, CPU)
+    indices = torch.randint(size, (5, 60), generator=torch.Generator().manual_seed(0))
+    signs = torch.where(torch.rand(5, 60, generator=torch.Generator().manual_seed(1)) < 0.5, -1.0, 1.0)
+    _, own = codebook._signs(3)
+    few = codebook._few_rows(indices, signs, *_by_group(indices, length), own)
+    assert torch.equal(few, codebook._rows(indices, signs, own))
 
 
 @pytest.mark.parametrize("kind", KINDS)

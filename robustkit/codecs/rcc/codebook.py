@@ -54,6 +54,14 @@ def _interleave(values: Tensor, rows: int, columns: int) -> Tensor:
     return values.reshape(len(values), rows, columns).transpose(1, 2).flatten(1)
 
 
+def _by_group(indices: Tensor, size: int) -> tuple[Tensor, Tensor, int]:
+    """Which run of ``size`` numbers each index lies in, its place among those of its row there, and the most of any."""
+    group = indices // size
+    ordered, order = group.sort(dim=1, stable=True)
+    places = torch.arange(indices.shape[1], device=indices.device) - torch.searchsorted(ordered, ordered)
+    return group, torch.empty_like(places).scatter_(1, order, places), int(places.max()) + 1
+
+
 def _unit_deviation(sums: Tensor) -> Tensor:
     return sums / sums.std(dim=1, keepdim=True, correction=1).clamp_min(1e-12)
 
@@ -77,6 +85,8 @@ class StructuredCodebook(Codebook):
         self.bases = -(-size // length)
         self.block = length & -length
         self.factors = [_hadamard(f).to(device) for f in _balanced_factors(self.block)]
+        half = (self.block.bit_length() - 1) // 2
+        self.left, self.right = (_hadamard(f).to(device) for f in (1 << half, self.block >> half))
         # An odd stride below n, so that no two bases share an alignment of signs.
         self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
 
@@ -104,10 +114,37 @@ class StructuredCodebook(Codebook):
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
         shared, own = self._signs(step)
+        base, place, most = _by_group(indices, self.length)
+        if most < sum(map(len, self.factors)):
+            sums = self._few_rows(indices, coefficients, base, place, most, own)
+        else:
+            sums = self._rows(indices, coefficients, own)
+        return _unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared)
+
+    def _rows(self, indices: Tensor, coefficients: Tensor, own: Tensor) -> Tensor:
+        """Sums of the bases' signed Hadamard rows, ``(b, n)``, by transforms: their cost depends on n alone."""
         values = torch.zeros(len(indices), self.bases * self.length, device=self.device)
         values.scatter_add_(1, indices, coefficients)
-        sums = (self._transform(values.view(-1, self.bases, self.length)) * own).sum(dim=1)
-        return _unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared)
+        return (self._transform(values.view(-1, self.bases, self.length)) * own).sum(dim=1)
+
+    def _few_rows(
+        self, indices: Tensor, coefficients: Tensor, base: Tensor, place: Tensor, most: int, own: Tensor
+    ) -> Tensor:
+        """The same sums, to the bit, where no basis gives more than a few rows: a row is an outer product of two."""
+        count, right_order = len(indices), self.right.shape[0]
+        left = torch.zeros(self.bases, count, most, self.length // right_order, device=self.device)
+        right = torch.zeros(self.bases, count, most, right_order, device=self.device)
+        local = indices % self.length
+        block, row = local // self.block, local % self.block
+        streams = torch.arange(count, device=self.device)[:, None].expand_as(indices)
+        weighted = self.left[row // right_order] * coefficients[..., None]
+        rows = left.view(self.bases, count, most, -1, len(self.left))
+        rows[base, streams, place, block] = weighted
+        right[base, streams, place] = self.right[row % right_order]
+        sums = torch.zeros(count, self.length, device=self.device)
+        for basis in range(self.bases):
+            sums.addcmul_(torch.bmm(left[basis].mT, right[basis]).view(count, -1), own[basis])
+        return sums
 
 
 class GaussianCodebook(Codebook):
