@@ -14,13 +14,13 @@ quality = 24.0
 
 [[promises]]
 channel = "bsc(ber=1e-3)"
-mean_drop = 1.5
-p5_drop = 4.0
+mean_drop = 0.35
+p5_drop = 1.2
 
 [[promises]]
 channel = "bsc(ber=1e-2)"
-mean_drop = 4.5
-p5_drop = 12.0
+mean_drop = 2.0
+p5_drop = 4.0
 """
 
 
