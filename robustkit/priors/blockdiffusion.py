@@ -120,20 +120,16 @@ class BlockDiffusionPrior(Prior):
         denoiser.load_state_dict(tensors)
         denoiser.eval().requires_grad_(False)
         self.denoiser = channels_last(denoiser.to(self.device, dtype))
-        self._orientations = [
-            (mirrored, quarters, self._components_turned(mirrored, quarters))
-            for mirrored in (False, True)
-            for quarters in range(4)
-        ]
+        self._turned = [self._components_turned(quarters) for quarters in range(4)]
         self.mmse = (
             np.asarray(config["mmse"]["log_snr"], dtype=np.float64),
             np.asarray(config["mmse"]["squared_error"], dtype=np.float64),
         )
 
-    def _components_turned(self, mirrored: bool, quarters: int) -> Tensor:
+    def _components_turned(self, quarters: int) -> Tensor:
         """What turning every block does to its components: float32 ``(components, components)``."""
         basis = self.transform.basis
-        return basis.flatten(1) @ _turn(basis, mirrored, quarters).flatten(1).T
+        return basis.flatten(1) @ torch.rot90(basis, quarters, (-2, -1)).flatten(1).T
 
     @property
     def pixel_multiple(self) -> int:
@@ -155,12 +151,15 @@ class BlockDiffusionPrior(Prior):
         return estimate.to(torch.float32).contiguous()
 
     def predict_final(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
-        """The mean of the estimates in the eight orientations of the square: 0.1 to 0.4 dB for seven more calls."""
+        """The mean of the estimates of the four quarter turns: 0.2 dB for three more calls.
+
+        The mirrored ones, four more calls, would add 0.03 dB.
+        """
         total = torch.zeros_like(noisy)
         weight = torch.zeros_like(self.denoiser.variance, dtype=torch.float32)
-        for mirrored, quarters, matrix in self._orientations:
-            turned = _turn(torch.einsum("ij,bjhw->bihw", matrix, noisy), mirrored, quarters)
-            estimate = _turn_back(self.predict_clean(turned, level), mirrored, quarters)
+        for quarters, matrix in enumerate(self._turned):
+            turned = torch.rot90(torch.einsum("ij,bjhw->bihw", matrix, noisy), quarters, (-2, -1))
+            estimate = torch.rot90(self.predict_clean(turned, level), -quarters, (-2, -1))
             total += torch.einsum("ji,bjhw->bihw", matrix, estimate)
             # Where only one component of a pair is kept, a quarter turn loses it, and the others speak for it.
             weight += matrix.square().sum(dim=0).view_as(weight)
@@ -168,16 +167,6 @@ class BlockDiffusionPrior(Prior):
 
     def level_at_snr(self, log_snr: float) -> NoiseLevel:
         return NoiseLevel(alpha_bar=float(1 / (1 + np.exp(-log_snr))), timestep=log_snr)
-
-
-def _turn(grid: Tensor, mirrored: bool, quarters: int) -> Tensor:
-    """Transpose the last two dimensions if ``mirrored``, then turn them by ``quarters`` of a circle."""
-    return torch.rot90(grid.transpose(-1, -2) if mirrored else grid, quarters, (-2, -1))
-
-
-def _turn_back(grid: Tensor, mirrored: bool, quarters: int) -> Tensor:
-    upright = torch.rot90(grid, -quarters, (-2, -1))
-    return upright.transpose(-1, -2) if mirrored else upright
 
 
 def _identity(folder: Path) -> bytes:

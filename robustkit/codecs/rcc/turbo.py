@@ -81,7 +81,7 @@ class TurboDDCM(Codec):
     def __init__(
         self,
         *,
-        T: int = 32,
+        T: int = 28,
         M: int | None = None,
         K: int | None = None,
         N: int = 0,
