@@ -19,9 +19,7 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -37,9 +35,9 @@ from robustkit.priors.blockdiffusion import (
     make_network,
     save_prior,
 )
+from robustkit.priors.photographs import Photograph, centre_crops, draw_crops, pick_precision, read_photographs
 from robustkit.priors.unet import UNetConfig
 
-Photograph = npt.NDArray[np.uint8]
 console = Console(stderr=True)
 
 LOG_SNR_RANGE = (-7.0, 5.5)
@@ -64,30 +62,6 @@ class Settings:
     ema: float
     seed: int
     precision: str
-
-
-def read_photographs(folders: list[Path], scales: tuple[float, ...], least: int) -> list[Photograph]:
-    """Every photograph below ``folders``, at each of ``scales``, if no side is below ``least`` pixels."""
-    photographs: list[Photograph] = []
-    for path in sorted(
-        p for folder in folders for p in folder.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
-    ):
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-        for scale in scales:
-            size = (round(image.width * scale), round(image.height * scale))
-            if min(size) >= least:
-                resized = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
-                photographs.append(np.asarray(resized))
-    if not photographs:
-        raise click.UsageError(f"no photograph of at least {least} pixels a side in {', '.join(map(str, folders))}")
-    return photographs
-
-
-def to_tensor(images: list[Photograph]) -> Tensor:
-    """Images of one size to float32 ``(b, 3, H, W)`` in [-1, 1]."""
-    stacked = torch.from_numpy(np.stack(images))
-    return stacked.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
 def fit_transform(
@@ -142,23 +116,6 @@ def network_config(components: int, widths: tuple[int, ...], blocks: int) -> dic
         attention_head_dim=16,
     )
     return asdict(config)
-
-
-def draw_batch(
-    photographs: list[Photograph],
-    weights: npt.NDArray[np.float64],
-    settings: Settings,
-    rng: np.random.Generator,
-) -> Tensor:
-    """Random crops, each under a random symmetry of the square."""
-    crops: list[Photograph] = []
-    for index in rng.choice(len(photographs), size=settings.batch, p=weights):
-        photograph = photographs[index]
-        y = int(rng.integers(photograph.shape[0] - settings.crop + 1))
-        x = int(rng.integers(photograph.shape[1] - settings.crop + 1))
-        crop = np.rot90(photograph[y : y + settings.crop, x : x + settings.crop], int(rng.integers(4)))
-        crops.append(crop[:, ::-1] if rng.integers(2) else crop)
-    return to_tensor(crops)
 
 
 def relative_loss(
@@ -320,24 +277,14 @@ class Run:
         save_prior(self.out, self.average, self.transform, config)
 
 
-def pick_precision(device: torch.device) -> str:
-    """bfloat16 where the hardware multiplies it fast, else float32."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if fast else "float32"
-
-
 def train(
     run: Run, photographs: list[Photograph], held_out: Tensor, every: int
 ) -> Iterator[tuple[int, float, float | None]]:
     """Train to the end; yields (iteration, training loss, held-out loss or None)."""
-    areas = np.array([p.shape[0] * p.shape[1] for p in photographs], dtype=np.float64)
-    weights = areas / areas.sum()
     while run.iteration < run.settings.iterations:
         rng = np.random.Generator(np.random.Philox(key=[run.settings.seed, run.iteration]))
         torch.manual_seed(run.settings.seed * 1_000_003 + run.iteration)
-        loss = run.step(draw_batch(photographs, weights, run.settings, rng), rng)
+        loss = run.step(draw_crops(photographs, run.settings.batch, run.settings.crop, rng), rng)
         measured = None
         if run.iteration % every == 0 or run.iteration == run.settings.iterations:
             measured = held_out_loss(run.average, held_out)
@@ -401,11 +348,7 @@ def main(
     )
     folders = [data / name for name in ("train", "test") if (data / name).is_dir()]
     photographs = read_photographs(folders, SCALES, settings.crop)
-    held = read_photographs([data / "val"], (1.0,), HELD_OUT_CROP)[:HELD_OUT_IMAGES]
-    centred = []
-    for photograph in held:
-        y, x = (photograph.shape[0] - HELD_OUT_CROP) // 2, (photograph.shape[1] - HELD_OUT_CROP) // 2
-        centred.append(photograph[y : y + HELD_OUT_CROP, x : x + HELD_OUT_CROP])
+    centred = centre_crops(read_photographs([data / "val"], (1.0,), HELD_OUT_CROP)[:HELD_OUT_IMAGES], HELD_OUT_CROP)
     first = None if start_from is None else load_prior(start_from)
     if first is not None and not isinstance(first, BlockDiffusionPrior):
         raise click.UsageError(f"--start-from: {start_from} was not trained by this script")
@@ -417,7 +360,7 @@ def main(
     if source.is_dir():
         run.load(source)
         console.print(f"resumed at iteration {run.iteration} from {source}")
-    held_out = run.transform.analyse(to_tensor(centred).to(place))
+    held_out = run.transform.analyse(centred.to(place))
     out.mkdir(parents=True, exist_ok=True)
     parameters = sum(p.numel() for p in run.model.parameters())
     console.print(f"{len(photographs)} photographs, {parameters / 1e6:.1f} M parameters, {place}, {settings.precision}")
