@@ -118,8 +118,12 @@ class Codec(ABC):
         return {}
 
     @classmethod
-    def missing(cls) -> str | None:
-        """What to install where this codec can't run here, or ``None`` if it can."""
+    def missing(cls, **settings: Any) -> str | None:
+        """What to install where this codec can't run here, or ``None`` if it can.
+
+        Args:
+            settings: those that it is to be built with; a codec that needs none of them may take no arguments.
+        """
         return None
 
 

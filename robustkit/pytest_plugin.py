@@ -166,12 +166,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.hook.pytest_robustkit_codecs(registry=registry)
     except (DuplicateCodec, TypeError) as error:
         raise pytest.UsageError(f"pytest_robustkit_codecs: {error}") from error
-    chosen = [name.strip() for given in config.getoption("--codec") for name in given.split(",") if name.strip()]
+    chosen = [name.strip() for given in config.getoption("--codec") for name in _names(given) if name.strip()]
     suite = Suite(config, _specs(config, list(dict.fromkeys(chosen)))) if chosen else None
     if suite is not None:
         config.pluginmanager.register(suite, "robustkit-suite")
     config.pluginmanager.register(_fixtures(suite), "robustkit-fixtures")
     config.pluginmanager.register(CodecNeeded(), "robustkit-codec-needed")
+
+
+def _names(given: str) -> list[str]:
+    """The names between commas, but not those within parentheses: ``jpeg+rs(255,223),webp``."""
+    return re.split(r",(?![^()]*\))", given)
 
 
 def _register_profiles(config: pytest.Config) -> None:

@@ -6,7 +6,9 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,8 @@ from typing import Any, TypeVar, overload
 from robustkit.codec import Codec, adapt
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
+#: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
+_PROTECTED = re.compile(r"(?P<codec>.+)\+rs\((?P<n>\d+), ?(?P<k>\d+)\)(?:\+interleave\((?P<interleave>\d+)\))?")
 CodecClass = TypeVar("CodecClass", bound=type[Any])
 
 
@@ -118,7 +122,7 @@ class CodecSpec:
             found = self.target.resolve()
         except (ImportError, AttributeError) as error:
             raise CodecUnavailable(f"codec {self.name!r} ({self.target}) can't be imported: {error}") from error
-        reason = found.missing() if hasattr(found, "missing") else None
+        reason = why_missing(found, self.settings)
         if reason:
             raise CodecUnavailable(f"codec {self.name!r} can't run here: {reason}")
         built = isinstance(found, type) or not hasattr(found, "decode")
@@ -126,6 +130,16 @@ class CodecSpec:
             given = ", ".join(self.settings)
             raise TypeError(f"codec {self.name!r} ({self.target}) is an object, built already: it takes no {given}")
         return adapt(found(**self.settings) if built else found, name=self.name)
+
+
+def why_missing(found: Any, settings: Mapping[str, Any]) -> str | None:
+    """What a codec class says it lacks to be built with ``settings``; it may take none."""
+    missing = getattr(found, "missing", None)
+    if missing is None:
+        return None
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(missing).parameters.values())
+    reason: str | None = missing(**settings) if takes_any else missing()
+    return reason
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,9 @@ class Registry:
         return iter(sorted(self._entries.values(), key=lambda e: e.name))
 
     def get(self, name: str) -> Entry:
-        """The entry called ``name``, or the object at ``package.module:attribute``.
+        """The entry called ``name``, the object at ``package.module:attribute``, or either of them under protection.
+
+        Protection is written behind the name: ``jpeg+rs(255,223)``, ``jpeg+rs(255,191)+interleave(16)``.
 
         Raises:
             UnknownCodec: there is none; the message lists the nearest names.
@@ -196,6 +212,12 @@ class Registry:
         self._load_entry_points()
         if name in self._entries:
             return self._entries[name]
+        if protected := _PROTECTED.fullmatch(name):
+            inner = self.get(protected["codec"])
+            target = [inner.target.module, inner.target.attribute, inner.target.file]
+            code = {part: int(protected[part] or 1) for part in ("n", "k", "interleave")}
+            settings = {"codec": inner.name, "target": target, **code, **inner.settings}
+            return Entry(name, Target("robustkit.codecs.protected", "Protected"), inner.origin, settings)
         if ":" in name:
             module, _, attribute = name.partition(":")
             if module and attribute:

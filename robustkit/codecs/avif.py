@@ -11,14 +11,14 @@ from PIL import Image as PillowImage
 
 from robustkit.codec import Layout
 from robustkit.codecs.boxes import Boxes
-from robustkit.codecs.pillow import PillowCodec, size_stamp
+from robustkit.codecs.pillow import PillowCodec, RefusingFormat, size_stamp
 from robustkit.profile import Profile, Promise
 
 #: Named in facts, because the streams and what their damage does depend on them.
 AV1 = ("aom", "dav1d")
 
 
-class Avif(PillowCodec):
+class Avif(RefusingFormat):
     """AVIF (AV1 Image File Format), 8 bits, 4:2:0, encoded by libaom and decoded by dav1d.
 
     libavif refuses what is truncated; it has no other way here.
@@ -57,16 +57,6 @@ class Avif(PillowCodec):
             Promise("burst(length=32)", mean_drop=24.5, p5_drop=36.0, corrupted=0.75),
         ),
     )
-
-    def __init__(
-        self,
-        *,
-        quality: int | None = None,
-        bpp: float | None = None,
-        check_size: bool = True,
-        max_pixels: int = 2**26,
-    ) -> None:
-        super().__init__(quality=quality, bpp=bpp, truncated=None, check_size=check_size, max_pixels=max_pixels)
 
     def _write(self, image: PillowImage.Image, quality: int) -> bytes:
         buffer = io.BytesIO()

@@ -6,18 +6,18 @@ import importlib.util
 import io
 import re
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image as PillowImage
 from PIL import ImageFile
 
 from robustkit.codec import Layout
 from robustkit.codecs.boxes import Boxes
-from robustkit.codecs.pillow import PillowCodec, size_stamp
+from robustkit.codecs.pillow import PillowCodec, RefusingFormat, size_stamp
 from robustkit.profile import Profile, Promise
 
 
-class Heic(PillowCodec):
+class Heic(RefusingFormat):
     """HEIC (ISO/IEC 23008-12), 8 bits, 4:2:0, encoded by x265 and decoded by libde265. Needs pillow-heif.
 
     Args:
@@ -54,19 +54,6 @@ class Heic(PillowCodec):
         ),
     )
 
-    def __init__(
-        self,
-        *,
-        quality: int | None = None,
-        bpp: float | None = None,
-        check_size: bool = True,
-        max_pixels: int = 2**26,
-    ) -> None:
-        super().__init__(quality=quality, bpp=bpp, truncated=None, check_size=check_size, max_pixels=max_pixels)
-        from pillow_heif import options
-
-        options.DECODE_THREADS = 1
-
     def _write(self, image: PillowImage.Image, quality: int) -> bytes:
         from pillow_heif import from_pillow
 
@@ -76,8 +63,9 @@ class Heic(PillowCodec):
         return buffer.getvalue()
 
     def _open(self, stream: io.BytesIO) -> ImageFile.ImageFile:
-        from pillow_heif import HeifImageFile
+        from pillow_heif import HeifImageFile, options
 
+        options.DECODE_THREADS = 1
         opened: ImageFile.ImageFile = HeifImageFile(stream)  # type: ignore[no-untyped-call]
         return opened
 
@@ -98,7 +86,7 @@ class Heic(PillowCodec):
         }
 
     @classmethod
-    def missing(cls) -> str | None:
+    def missing(cls, **settings: Any) -> str | None:
         """pillow-heif is an extra."""
         return None if importlib.util.find_spec("pillow_heif") else "pip install 'robustkit[heic]'"
 

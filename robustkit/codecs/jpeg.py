@@ -104,7 +104,7 @@ class Jpeg(PillowCodec):
         return dict([rate, ("subsampling", self.subsampling), *others])
 
     @classmethod
-    def missing(cls) -> str | None:
+    def missing(cls, **settings: Any) -> str | None:
         """Pillow can be built without libjpeg."""
         if features.check_codec("jpg"):
             return None

@@ -6,18 +6,18 @@ import importlib.metadata
 import importlib.util
 import io
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image as PillowImage
 from PIL import ImageFile
 
 from robustkit.codec import Layout
 from robustkit.codecs.boxes import Boxes
-from robustkit.codecs.pillow import PillowCodec, size_stamp
+from robustkit.codecs.pillow import PillowCodec, RefusingFormat, size_stamp
 from robustkit.profile import Profile, Promise
 
 
-class JpegXl(PillowCodec):
+class JpegXl(RefusingFormat):
     """Lossy JPEG XL (ISO/IEC 18181). Needs pillow-jxl-plugin.
 
     Args:
@@ -53,33 +53,23 @@ class JpegXl(PillowCodec):
         ),
     )
 
-    def __init__(
-        self,
-        *,
-        quality: int | None = None,
-        bpp: float | None = None,
-        check_size: bool = True,
-        max_pixels: int = 2**26,
-    ) -> None:
-        super().__init__(quality=quality, bpp=bpp, truncated=None, check_size=check_size, max_pixels=max_pixels)
-        from pillow_jxl import JpegXLImagePlugin
-
-        JpegXLImagePlugin.DECODE_THREADS = 0
-
     def _write(self, image: PillowImage.Image, quality: int) -> bytes:
+        import pillow_jxl  # noqa: F401  (registers the format)
+
         buffer = io.BytesIO()
         stamp = size_stamp(image.size) if self.check_size else None
         image.save(buffer, "JXL", quality=quality, use_container=True, exif=stamp, num_threads=0)
         return buffer.getvalue()
 
     def _open(self, stream: io.BytesIO) -> ImageFile.ImageFile:
-        from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+        from pillow_jxl import JpegXLImagePlugin
 
         # The plug-in decodes as it opens, so the size is read before.
         width, height = declared_size(stream.getvalue())
         if width * height > self.max_pixels:
             raise SyntaxError(f"{width}x{height} pixels exceeds limit of max_pixels = {self.max_pixels}")
-        opened: ImageFile.ImageFile = JXLImageFile(stream)
+        JpegXLImagePlugin.DECODE_THREADS = 0
+        opened: ImageFile.ImageFile = JpegXLImagePlugin.JXLImageFile(stream)
         return opened
 
     def _stamp(self, opened: ImageFile.ImageFile) -> object:
@@ -92,7 +82,7 @@ class JpegXl(PillowCodec):
         return {**facts, "pillow-jxl-plugin": importlib.metadata.version("pillow-jxl-plugin")}
 
     @classmethod
-    def missing(cls) -> str | None:
+    def missing(cls, **settings: Any) -> str | None:
         """pillow-jxl-plugin is an extra."""
         return None if importlib.util.find_spec("pillow_jxl") else "pip install 'robustkit[jpeg-xl]'"
 

@@ -209,11 +209,25 @@ class PillowCodec(Codec):
         return {"pillow": PIL.__version__, library: version or "unknown", "settings": settings}
 
     @classmethod
-    def missing(cls) -> str | None:
+    def missing(cls, **settings: Any) -> str | None:
         """Pillow can be built without the format."""
         if features.check(cls.library[1]):
             return None
         return f"this Pillow was built without {cls.format}: pip install --force-reinstall --only-binary :all: pillow"
+
+
+class RefusingFormat(PillowCodec):
+    """A format whose library refuses what is truncated, and leaves no choice. Arguments as :class:`PillowCodec`."""
+
+    def __init__(
+        self,
+        *,
+        quality: int | None = None,
+        bpp: float | None = None,
+        check_size: bool = True,
+        max_pixels: int = 2**26,
+    ) -> None:
+        super().__init__(quality=quality, bpp=bpp, truncated=None, check_size=check_size, max_pixels=max_pixels)
 
 
 def is_int(value: object) -> bool:

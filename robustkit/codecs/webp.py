@@ -10,11 +10,11 @@ from PIL import ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from robustkit.codec import Layout
-from robustkit.codecs.pillow import Fields, PillowCodec, size_stamp
+from robustkit.codecs.pillow import Fields, PillowCodec, RefusingFormat, size_stamp
 from robustkit.profile import Profile, Promise
 
 
-class WebP(PillowCodec):
+class WebP(RefusingFormat):
     """Lossy WebP (RFC 9649, with the VP8 key frames of RFC 6386).
 
     libwebp refuses what is truncated; it has no other way.
@@ -53,16 +53,6 @@ class WebP(PillowCodec):
             Promise("burst(length=32)", mean_drop=22.5, p5_drop=35.5, corrupted=0.81),
         ),
     )
-
-    def __init__(
-        self,
-        *,
-        quality: int | None = None,
-        bpp: float | None = None,
-        check_size: bool = True,
-        max_pixels: int = 2**26,
-    ) -> None:
-        super().__init__(quality=quality, bpp=bpp, truncated=None, check_size=check_size, max_pixels=max_pixels)
 
     def _write(self, image: PillowImage.Image, quality: int) -> bytes:
         buffer = io.BytesIO()

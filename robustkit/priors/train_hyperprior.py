@@ -1,8 +1,8 @@
 """Train the small learned codec: ``python -m robustkit.priors.train_hyperprior DATA_DIR --out FILE``.
 
 The network is compressai's mean-and-scale hyperprior (Minnen et al. 2018), narrower than the zoo's, trained for
-``squared error * lambda * 255^2 + bits per pixel``. ``DATA_DIR`` holds photographs in ``train/`` (and ``test/``, used for
-training too) and ``val/`` (held out). Run again with the same ``--out`` to resume.
+``squared error * lambda * 255^2 + bits per pixel``. ``DATA_DIR`` holds photographs in ``train/`` (and ``test/``, used
+for training too) and ``val/`` (held out). Run again with the same ``--out`` to resume.
 """
 
 from __future__ import annotations
@@ -78,13 +78,15 @@ def forward(model: Any, images: Tensor, precision: str) -> tuple[Tensor, Tensor]
 def held_out(model: Any, images: Tensor) -> tuple[float, float]:
     """Mean PSNR in dB and mean rate in bits per pixel, by the model's own likelihoods."""
     model.eval()
+    # Training adds noise and needs no medians; they are searched for here, with no loss of their own.
+    model.update(force=True, update_quantiles=True)
     measured = [forward(model, image[None], "float32") for image in images]
     psnr = [-10 * math.log10(float(error)) for error, _ in measured]
     return float(np.mean(psnr)), float(np.mean([float(bits) for _, bits in measured]))
 
 
 class Run:
-    """A training run: the model, the running average of its weights, two optimizers, and a checkpoint."""
+    """A training run: the model, the running average of its weights, and a checkpoint."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
@@ -93,10 +95,7 @@ class Run:
             MeanScaleHyperprior(*settings.widths).to(device).to(memory_format=torch.channels_last) for _ in range(2)
         )
         self.average.load_state_dict(self.model.state_dict())
-        named = dict(self.model.named_parameters())
-        # The entropy bottleneck's quantiles have a loss and an optimizer of their own (compressai's documentation).
-        self.optimizer = torch.optim.Adam([p for n, p in named.items() if not n.endswith(".quantiles")])
-        self.quantiles = torch.optim.Adam([p for n, p in named.items() if n.endswith(".quantiles")], lr=1e-2)
+        self.optimizer = torch.optim.Adam(self.model.parameters())
         self.iteration = 0
 
     def learning_rate(self) -> float:
@@ -114,14 +113,9 @@ class Run:
         error, bits = forward(self.model, prepared, self.settings.precision)
         loss = self.settings.weight * 255**2 * error + bits
         self.optimizer.zero_grad(set_to_none=True)
-        self.quantiles.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        if self.iteration % 4 == 0:
-            self.quantiles.zero_grad(set_to_none=True)
-            self.model.aux_loss().backward()  # type: ignore[no-untyped-call]
-            self.quantiles.step()
         keep = min(self.settings.ema, (self.iteration + 1) / (self.iteration + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
@@ -136,7 +130,6 @@ class Run:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "quantiles": self.quantiles.state_dict(),
         }
         partial = path.with_name(path.name + ".partial")
         torch.save(state, partial)
@@ -150,7 +143,6 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.quantiles.load_state_dict(state["quantiles"])
         self.iteration = int(state["iteration"])
 
     def export(self, path: Path, psnr: float, bpp: float) -> None:
@@ -159,7 +151,7 @@ class Run:
         exported = MeanScaleHyperprior(*self.settings.widths)
         exported.load_state_dict({n: v.float() for n, v in rounded.items()})
         # With the tables in the file, every machine codes with the same ones.
-        exported.update(force=True)
+        exported.update(force=True, update_quantiles=True)
         tables = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
         tensors = {n: v if n.endswith(tables) else rounded.get(n, v) for n, v in exported.state_dict().items()}
         about = asdict(self.settings) | {"iteration": self.iteration, "held_out_psnr": psnr, "held_out_bpp": bpp}
@@ -185,7 +177,9 @@ def train(run: Run, photographs: list[Photograph], images: Tensor, every: int) -
 
 @click.command(context_settings={"show_default": True})
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The weights, .safetensors.")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The weights, .safetensors."
+)
 @click.option("--iterations", default=8000, help="Training steps in all, those of earlier runs included.")
 @click.option("--batch", default=16, help="Crops a step.")
 @click.option("--crop", default=128, help="Side of a training crop, a multiple of 64.")
