@@ -3,7 +3,7 @@
 Importing this package imports neither torch nor any codec.
 """
 
-from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout, Region
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.profile import Profile, ProfileError, Promise
@@ -25,6 +25,7 @@ __all__ = [
     "CodecSpec",
     "CodecUnavailable",
     "DecodeError",
+    "DecoderFailed",
     "DuplicateCodec",
     "EncodeError",
     "ErrorPattern",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.outcome import Outcome
 from robustkit.profile import Profile
 
 #: ``uint8``, height x width x 3, RGB.
@@ -18,6 +19,17 @@ Image = npt.NDArray[np.uint8]
 
 class DecodeError(ValueError):
     """A codec refuses a bitstream: the one exception that :meth:`Codec.decode` may raise."""
+
+
+class DecoderFailed(Exception):
+    """A codec that runs a decoder elsewhere, in a process of its own, saw it fail: ``outcome`` says how.
+
+    Not a refusal. Raise :class:`DecodeError` for those.
+    """
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
 
 
 class EncodeError(ValueError):

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar, overload
 
 from robustkit.codec import Codec, adapt
+from robustkit.codec_file import CodecFileError, read
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
@@ -105,14 +106,22 @@ def _same_file(one: str | None, other: str) -> bool:
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """A codec with its settings, as sent to a worker process: nothing is loaded yet."""
+    """A codec with its settings, as sent to a worker process: nothing is loaded yet.
+
+    Attributes:
+        name: as it was asked for.
+        target: where its class is.
+        settings: that it is built with.
+        python: interpreter of its workers, ``None`` for this one. It needs Python 3.11 and NumPy, not robustkit.
+    """
 
     name: str
     target: Target
     settings: Mapping[str, Any] = field(default_factory=dict)
+    python: str | None = None
 
     def load(self) -> Codec:
-        """Build the codec in this process.
+        """Build the codec in this process, whatever ``python`` says: an interpreter for workers.
 
         Raises:
             CodecUnavailable: it can't be imported, or can't run here.
@@ -150,9 +159,10 @@ class Entry:
     target: Target
     origin: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    python: str | None = None
 
     def spec(self, **settings: Any) -> CodecSpec:
-        return CodecSpec(self.name, self.target, {**self.settings, **settings})
+        return CodecSpec(self.name, self.target, {**self.settings, **settings}, self.python)
 
 
 class Registry:
@@ -202,12 +212,13 @@ class Registry:
         return iter(sorted(self._entries.values(), key=lambda e: e.name))
 
     def get(self, name: str) -> Entry:
-        """The entry called ``name``, the object at ``package.module:attribute``, or either of them under protection.
+        """The entry called ``name``, the object at ``package.module:attribute``, the codec that a TOML file describes,
+        or any of them under protection.
 
         Protection is written behind the name: ``jpeg+rs(255,223)``, ``jpeg+rs(255,191)+interleave(16)``.
 
         Raises:
-            UnknownCodec: there is none; the message lists the nearest names.
+            UnknownCodec: there is none; the message lists the nearest names, or says what is wrong with the file.
         """
         self._load_entry_points()
         if name in self._entries:
@@ -217,7 +228,9 @@ class Registry:
             target = [inner.target.module, inner.target.attribute, inner.target.file]
             code = {part: int(protected[part] or 1) for part in ("n", "k", "interleave")}
             settings = {"codec": inner.name, "target": target, **code, **inner.settings}
-            return Entry(name, Target("robustkit.codecs.protected", "Protected"), inner.origin, settings)
+            return Entry(name, Target("robustkit.codecs.protected", "Protected"), inner.origin, settings, inner.python)
+        if name.endswith(".toml"):
+            return self._from_file(name)
         if ":" in name:
             module, _, attribute = name.partition(":")
             if module and attribute:
@@ -227,6 +240,23 @@ class Registry:
         raise UnknownCodec(
             f"no codec named {name!r}: {hint}  (`robustkit codecs` lists all; package.module:attribute works too)"
         )
+
+    def _from_file(self, path: str) -> Entry:
+        try:
+            described = read(path)
+        except CodecFileError as error:
+            raise UnknownCodec(str(error)) from error
+        if not described.codec:
+            target = Target("robustkit.codecs.command", "CommandLine")
+            settings = {"commands": described.commands, "profile": described.profile}
+            return Entry(path, target, path, settings, described.python)
+        if described.codec.endswith(".toml"):
+            raise UnknownCodec(f"{path}: codec = {described.codec!r}: give a registered codec, not another file")
+        try:
+            inner = self.get(described.codec)
+        except UnknownCodec as error:
+            raise UnknownCodec(f"{path}: {error.args[0]}") from error
+        return Entry(path, inner.target, path, {**inner.settings, **described.settings}, described.python)
 
 
 #: The registry of this process.

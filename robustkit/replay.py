@@ -103,6 +103,7 @@ def save_replay(path: str | Path, replay: Replay) -> Path:
         "codec": replay.spec.name,
         "target": {"module": target.module, "attribute": target.attribute, "file": target.file},
         "settings": dict(replay.spec.settings),
+        "python": replay.spec.python,
         "sys_path": list(replay.sys_path) or [os.path.abspath(entry) for entry in sys.path],
         "stream": f"{stem}.bin",
         "shape": None if replay.shape is None else list(replay.shape),
@@ -164,6 +165,8 @@ def load_replay(path: str | Path) -> Replay:
                 fields.take("codec", str),
                 Target(target.take("module", str), target.take("attribute", str), target.take("file", str, None)),
                 dict(fields.take("settings", dict)),
+                # Files of before it could be chosen don't have it.
+                fields.take("python", str, None) if "python" in fields.data else None,
             ),
             bitstream,
             Outcome(fields.take("outcome", str)),

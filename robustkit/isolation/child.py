@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
+from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.isolation import wire
 from robustkit.isolation.limits import cap_address_space, is_out_of_memory, peak_bytes, resident
 from robustkit.isolation.surroundings import Surroundings
@@ -114,6 +114,8 @@ class _Child:
                     failure = _failure(Outcome.EXHAUSTED, _describe(error))
                 elif isinstance(error, refusal):
                     failure = _failure(Outcome.REFUSED, _text(error))
+                elif isinstance(error, DecoderFailed):
+                    failure = _failure(error.outcome, _text(error))
                 else:
                     failure = _failure(Outcome.RAISED, _describe(error))
         self._seconds = 0.0

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import robustkit
 from robustkit.codec import Image
 from robustkit.isolation import wire
 from robustkit.isolation.child import LOST_CONNECTION
@@ -87,6 +88,10 @@ class Worker:
         self._environment = {**_ALLOCATOR, **_PATIENCE, **os.environ, **(environment or {}), INSIDE: "1"}
         self._order = _order(spec, limits.memory if cap else 0)
         self._name = spec.name
+        self._python = spec.python
+        if self._python is not None:
+            for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
+                self._environment.pop(name, None)
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._loaded: dict[str, Any] | None = None
@@ -209,17 +214,17 @@ class Worker:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._file = wire.memory_file()
-        path = [entry or os.getcwd() for entry in sys.path]
         code = (
-            f"import sys; sys.path[:] = {path!r}; from robustkit.isolation.child import main; "
-            f"main({theirs.fileno()}, {self._file}, {os.getpid()})"
+            (_our_path() if self._python is None else _ours_alone())
+            + "from robustkit.isolation.child import main\n"
+            + f"main({theirs.fileno()}, {self._file}, {os.getpid()})"
         )
         try:
             process = (
                 _launcher()
                 .submit(
                     subprocess.Popen,
-                    [sys.executable, "-c", code],
+                    [self._python or sys.executable, "-c", code],
                     bufsize=0,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -435,6 +440,26 @@ class Worker:
         if self._pidfd >= 0:
             os.close(self._pidfd)
         os.close(self._file)
+
+
+def _our_path() -> str:
+    """Python code that makes a worker import what this process would."""
+    path = [entry or os.getcwd() for entry in sys.path]
+    return f"import sys\nsys.path[:] = {path!r}\n"
+
+
+def _ours_alone() -> str:
+    """Python code that gives another interpreter this robustkit, and nothing else that is installed beside it."""
+    folder = os.path.dirname(os.path.abspath(robustkit.__file__))
+    return (
+        "import sys\n"
+        "if sys.version_info < (3, 11): sys.exit('robustkit needs Python 3.11 or newer, this is ' + sys.version)\n"
+        "from importlib import util\n"
+        f"spec = util.spec_from_file_location('robustkit', {os.path.join(folder, '__init__.py')!r},"
+        f" submodule_search_locations=[{folder!r}])\n"
+        "sys.modules['robustkit'] = module = util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+    )
 
 
 _launchers: dict[int, ThreadPoolExecutor] = {}

@@ -1,0 +1,189 @@
+"""Codecs described in TOML: ``--codec codec.toml``. Two command lines, or a registered codec with its settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from robustkit.profile import Profile, ProfileError
+
+#: Types of image that a command may read or write.
+IMAGE_TYPES = (".png", ".ppm", ".bmp", ".tif")
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])iB")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class CodecFileError(ValueError):
+    """A codec file that can't be used; the message names the file, the key, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Commands:
+    """A codec that is two command lines. Paths and ``quality`` stand where ``{input}``, ``{output}``, ``{quality}`` do.
+
+    Attributes:
+        name: the codec's.
+        encode: program and arguments that turn an image into a stream.
+        decode: the same the other way.
+        family: for reports.
+        image: type of the image that ``encode`` reads, by its file's ending.
+        stream: ending of the stream's file.
+        decoded: type of the image that ``decode`` writes.
+        quality: what ``{quality}`` stands for.
+        seconds: longest that either may run.
+        memory: largest address space of either, in bytes; 0 for no limit.
+        refused: exit statuses that refuse a stream or an image. Any other than 0 is a failure.
+        layout: name of a registered codec whose layout names the fields of these streams, so that damage can be aimed
+            at headers; none where it is empty.
+        version: program and arguments that print the version, for reports.
+        install: how to get the programs, for whoever lacks them.
+    """
+
+    name: str
+    encode: tuple[str, ...]
+    decode: tuple[str, ...]
+    family: str = "command line"
+    image: str = ".png"
+    stream: str = ".bin"
+    decoded: str = ".png"
+    quality: float | str = ""
+    seconds: float = 20.0
+    memory: int = 0
+    refused: tuple[int, ...] = (1,)
+    layout: str = ""
+    version: tuple[str, ...] = ()
+    install: str = ""
+
+
+@dataclass(frozen=True)
+class CodecFile:
+    """What a codec file says.
+
+    Attributes:
+        codec: name of a registered codec; empty where there are command lines.
+        commands: the command lines' settings, as :class:`Commands` takes them.
+        settings: of the registered codec.
+        profile: what the command lines promise, as :meth:`Profile.from_mapping` reads it.
+        python: interpreter of the workers, where it is not this one.
+    """
+
+    codec: str = ""
+    commands: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] | None = None
+    python: str | None = None
+
+
+def read(path: str | os.PathLike[str]) -> CodecFile:
+    """Read a codec file.
+
+    Raises:
+        CodecFileError: it is not there, not TOML, has an unknown key, lacks one, or has a value out of range.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CodecFileError(f"{path}: {error}") from error
+    try:
+        return _checked(data, Path(path).absolute().parent)
+    except (CodecFileError, ProfileError) as error:
+        raise CodecFileError(f"{path}: {error}") from error
+
+
+def _checked(data: dict[str, Any], folder: Path) -> CodecFile:
+    python, profile = data.pop("python", None), data.pop("profile", None)
+    if python is not None:
+        found = folder / Path(_text("python", python)).expanduser()
+        if not os.access(found, os.X_OK) or found.is_dir():
+            raise CodecFileError(f"python = {python!r}: {found} is no program")
+        python = str(found)
+    if profile is not None:
+        if not isinstance(profile, dict):
+            raise CodecFileError("profile is a table: [profile], with [[profile.promises]]")
+        Profile.from_mapping(profile)
+    if "codec" in data:
+        codec, settings = _text("codec", data.pop("codec")), data.pop("settings", {})
+        if data:
+            raise CodecFileError(f"unknown key {next(iter(data))!r} beside codec; known: settings, python")
+        if profile is not None:
+            raise CodecFileError(f"{codec} has its own promises: judge by others with --profile FILE, not [profile]")
+        if not isinstance(settings, dict):
+            raise CodecFileError("settings is a table: [settings]")
+        return CodecFile(codec=codec, settings=settings, python=python)
+    return CodecFile(commands=_commands(data), profile=profile, python=python)
+
+
+def _commands(data: dict[str, Any]) -> dict[str, Any]:
+    known = [f.name for f in fields(Commands)]
+    for key in data:
+        if key not in known:
+            raise CodecFileError(f"unknown key {key!r}; known: {', '.join([*known, 'profile', 'python'])}, or codec")
+    for key in ("name", "encode", "decode"):
+        if key not in data:
+            raise CodecFileError(f"{key} is missing: give name, encode and decode (or codec = NAME, to set one up)")
+    read: dict[str, Any] = {
+        key: _text(key, data[key]) for key in ("name", "family", "layout", "install") if key in data
+    }
+    for key in ("encode", "decode", "version"):
+        if key in data:
+            read[key] = _command(key, data[key])
+    for key in ("image", "decoded"):
+        if key in data:
+            read[key] = _text(key, data[key])
+            if read[key] not in IMAGE_TYPES:
+                raise CodecFileError(f"{key} = {read[key]!r}: give one of {', '.join(IMAGE_TYPES)}")
+    if "stream" in data:
+        read["stream"] = _text("stream", data["stream"])
+        if not re.fullmatch(r"\.[A-Za-z0-9]+", read["stream"]):
+            raise CodecFileError(f"stream = {read['stream']!r}: give an ending like '.webp'")
+    if "quality" in data:
+        read["quality"] = data["quality"]
+        if not isinstance(read["quality"], int | float | str):
+            raise CodecFileError(f"quality = {read['quality']!r}: give a number or a string")
+    if "seconds" in data:
+        read["seconds"] = data["seconds"]
+        if not isinstance(read["seconds"], int | float) or not read["seconds"] > 0:
+            raise CodecFileError(f"seconds = {read['seconds']!r}: give a positive number")
+    if "memory" in data:
+        size = _SIZE.fullmatch(_text("memory", data["memory"]))
+        if size is None:
+            raise CodecFileError(f"memory = {data['memory']!r}: write a size like '800MiB' or '2GiB'")
+        read["memory"] = int(float(size[1]) * _UNITS[size[2]])
+    if "refused" in data:
+        statuses = data["refused"]
+        if not isinstance(statuses, list) or not all(type(s) is int and 1 <= s <= 255 for s in statuses):
+            raise CodecFileError(f"refused = {statuses!r}: give a list of exit statuses, 1 to 255")
+        read["refused"] = statuses
+    return read
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise CodecFileError(f"{key} = {value!r}: give a string")
+    return value
+
+
+def _command(key: str, value: object) -> list[str]:
+    """Program and arguments, given as a list or as a shell would write them (no shell runs)."""
+    if isinstance(value, str):
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise CodecFileError(f"{key} = {value!r}: {error}") from error
+    elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+        words = list(value)
+    else:
+        raise CodecFileError(f"{key} = {value!r}: give a command line, as a string or a list of strings")
+    if not words:
+        raise CodecFileError(f"{key} is empty: give a command line")
+    for place in () if key == "version" else ("{input}", "{output}"):
+        if not any(place in word for word in words):
+            raise CodecFileError(f"{key} = {value!r} has no {place}")
+    return words

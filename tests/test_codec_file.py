@@ -1,0 +1,278 @@
+"""Codecs in TOML files: two command lines, or a registered codec with settings; and workers of another interpreter."""
+
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustkit import CodecUnavailable, DecodeError, EncodeError, Outcome, UnknownCodec, load_codec, registry
+from robustkit.codec_file import CodecFileError, read
+from robustkit.isolation import CodecWorkers, Limits
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+# A codec of two programs: the stream is the PPM file itself; the decoder obeys the stream's first word.
+ENCODER = """
+import sys
+image = open(sys.argv[1], "rb").read()
+if len(image) < 100:
+    sys.exit("too small")
+open(sys.argv[2], "wb").write(b"fine" + image)
+"""
+DECODER = """
+import os, signal, sys, time
+stream = open(sys.argv[1], "rb").read()
+order, image = stream[:4], stream[4:]
+if order == b"deny":
+    sys.exit("I refuse: a broken stream")
+if order == b"odd ":
+    sys.exit(3)
+if order == b"segv":
+    os.kill(os.getpid(), signal.SIGSEGV)
+if order == b"hang":
+    time.sleep(60)
+if order == b"eats":
+    whole = [b"x" * (1 << 20) for _ in range(100000)]
+if order == b"talk":
+    for _ in range(1000):
+        print("words" * 1000)
+if order == b"huge":
+    with open(sys.argv[2], "wb") as file:
+        file.truncate(1 << 40)
+if order == b"none":
+    sys.exit(0)
+open(sys.argv[2], "wb").write(image)
+"""
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def described(tmp_path):
+    """A codec file of two Python programs; further lines are added to it."""
+    (tmp_path / "encoder.py").write_text(ENCODER)
+    (tmp_path / "decoder.py").write_text(DECODER)
+
+    def write(more=""):
+        path = tmp_path / "codec.toml"
+        path.write_text(
+            f"""
+            name = "two-programs"
+            encode = ["{sys.executable}", "{tmp_path}/encoder.py", "{{input}}", "{{output}}"]
+            decode = "{sys.executable} {tmp_path}/decoder.py {{input}} {{output}}"
+            image = ".ppm"
+            decoded = ".ppm"
+            {more}
+            """
+        )
+        return str(path)
+
+    return write
+
+
+def test_a_file_of_two_command_lines_is_a_codec(described, image):
+    codec = load_codec(described('family = "example"\nversion = "python3 --version"'))
+    assert (codec.name, codec.family) == ("two-programs", "example")
+    assert np.array_equal(codec.decode(codec.encode(image)), image)
+    assert codec.describe()["python3"].startswith("Python 3")
+    assert codec.profile is None
+
+
+def test_the_encoder_may_refuse_an_image(described):
+    with pytest.raises(EncodeError, match="too small"):
+        load_codec(described()).encode(np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("order", "outcome", "words"),
+    [
+        (b"fine", None, ""),
+        (b"talk", None, ""),
+        (b"deny", Outcome.REFUSED, "I refuse: a broken stream"),
+        (b"odd ", Outcome.RAISED, "status 3, which is no refusal"),
+        (b"segv", Outcome.CRASHED, "SIGSEGV"),
+        (b"hang", Outcome.HUNG, "more than 1 s"),
+        (b"eats", Outcome.EXHAUSTED, "of 200"),
+        (b"huge", Outcome.REFUSED, "File too large"),
+        (b"none", Outcome.MISSHAPEN, "left no image"),
+    ],
+)
+def test_what_a_program_does_is_the_outcome(described, image, tmp_path, order, outcome, words):
+    path = described('seconds = 1\nmemory = "200MiB"')
+    with CodecWorkers(registry.get(path).spec(), directory=tmp_path / "streams") as workers:
+        stream = workers.encode(image)
+        before = workers.pids
+        decoded = workers.decode(order + stream[4:], shape=image.shape[:2])
+        assert (decoded.outcome, words in decoded.message) == (outcome, True), decoded.message
+        # The worker lives on: the program was a process of its own.
+        assert workers.pids == before
+        assert np.array_equal(workers.decode(stream).image, image)
+
+
+def test_a_size_that_is_not_the_images_is_misshapen(described, image, tmp_path):
+    with CodecWorkers(registry.get(described()).spec(), directory=tmp_path / "streams") as workers:
+        stream = workers.encode(image)
+        decoded = workers.decode(stream.replace(b"20 12", b"12 20"), shape=(12, 20))
+    assert decoded.outcome is Outcome.MISSHAPEN
+
+
+def test_a_program_ends_with_its_worker(described, image, tmp_path):
+    """A hanging program must not outlive the run that gave it up."""
+    with CodecWorkers(
+        registry.get(described()).spec(), directory=tmp_path / "streams", limits=Limits(seconds=0.5)
+    ) as workers:
+        stream = workers.encode(image)
+        assert workers.decode(b"hang" + stream[4:]).outcome is Outcome.HUNG
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"{tmp_path}/decoder.py" not in processes
+
+
+def test_a_file_may_promise(described):
+    path = described(
+        'quality = 5\n[profile]\nbpp = 30\nquality = 90\n[[profile.promises]]\nchannel = "bsc(ber=1e-3)"\n'
+        "mean_drop = 1\np5_drop = 2"
+    )
+    assert load_codec(path).profile.promises[0].mean_drop == 1
+    assert load_codec(path, quality=5).profile is not None
+    assert load_codec(path, quality=6).profile is None
+
+
+def test_a_borrowed_layout_names_the_fields():
+    codec = load_codec("jpeg")
+    stream = codec.encode(np.zeros((16, 16, 3), np.uint8))
+    commands = {"name": "x", "encode": ["true"], "decode": ["true"], "layout": "jpeg"}
+    borrowed = (
+        registry.get("jpeg").target.__class__("robustkit.codecs.command", "CommandLine").resolve()(commands=commands)
+    )
+    assert borrowed.layout(stream) == codec.layout(stream)
+
+
+def test_missing_programs_are_named(described):
+    path = described('install = "apt install x"').replace("codec.toml", "other.toml")
+    Path(path).write_text(
+        'name = "x"\nencode = "no-such-encoder {input} {output}"\ndecode = "no-such-decoder {input} {output}"\n'
+        'install = "apt install nothing"'
+    )
+    with pytest.raises(
+        CodecUnavailable, match="no-such-encoder and no-such-decoder are not on the PATH: apt install noth"
+    ):
+        load_codec(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "Invalid value"),
+        ('name = "x"', "encode is missing"),
+        ('nmae = "x"', "unknown key 'nmae'; known: name, encode"),
+        ('name = "x"\nencode = "a {input}"\ndecode = "b {input} {output}"', "encode = 'a {input}' has no {output}"),
+        ('name = "x"\nencode = "a \'{input} {output}"\ndecode = "b"', "No closing quotation"),
+        ('name = "x"\nencode = []\ndecode = "b"', "encode is empty"),
+        ('name = "x"\nencode = 5\ndecode = "b"', "encode = 5: give a command line"),
+        ("@\nimage = '.gif'", "image = '.gif': give one of .png"),
+        ("@\nstream = 'webp'", "stream = 'webp': give an ending"),
+        ("@\nseconds = 0", "seconds = 0: give a positive number"),
+        ("@\nmemory = '5 potatoes'", "write a size like '800MiB'"),
+        ("@\nrefused = [0]", "give a list of exit statuses, 1 to 255"),
+        ("@\npython = 'no/such/python'", "is no program"),
+        ("@\n[profile]\nbpp = 'x'", "bpp = 'x' is not a number"),
+        ("codec = 'jpeg'\nname = 'x'", "unknown key 'name' beside codec"),
+        ("codec = 'jpeg'\n[profile]\nbpp = 1\nquality = 2", "--profile FILE"),
+        ("codec = 'jepg'", "no codec named 'jepg': did you mean jpeg"),
+        ("codec = 'other.toml'", "give a registered codec"),
+    ],
+)
+def test_a_bad_file_says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "codec.toml"
+    path.write_text(text.replace("@", 'name = "x"\nencode = "a {input} {output}"\ndecode = "b {input} {output}"'))
+    with pytest.raises(UnknownCodec) as raised:
+        registry.get(str(path))
+    assert str(path) in str(raised.value.args[0])
+    assert message in str(raised.value.args[0])
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(CodecFileError, match="No such file"):
+        read(tmp_path / "nothing.toml")
+
+
+def test_a_file_sets_up_a_registered_codec(tmp_path, image):
+    path = tmp_path / "mine.toml"
+    path.write_text('codec = "jpeg"\n[settings]\nquality = 7')
+    assert load_codec(str(path)).describe()["settings"].startswith("quality=7 ")
+    assert load_codec(f"{path}+rs(255,191)").inner.describe()["settings"].startswith("quality=7 ")
+
+
+@pytest.fixture
+def other_python(tmp_path):
+    """Another environment's interpreter, with NumPy and nothing else."""
+    folder = tmp_path / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    origin = Path(np.__file__).parent.parent
+    for name in ("numpy", "numpy.libs"):
+        if (origin / name).exists():
+            (site / name).symlink_to(origin / name)
+    return folder / "bin" / "python"
+
+
+def test_a_worker_may_run_under_another_interpreter(other_python, tmp_path, image):
+    (tmp_path / "foreign.py").write_text(
+        "import sys, numpy\n"
+        "class Foreign:\n"
+        "    name, family = 'foreign', 'example'\n"
+        "    def encode(self, image): return bytes([image.shape[0]]) + image.tobytes()\n"
+        "    def decode(self, stream):\n"
+        "        from robustkit import DecodeError\n"
+        "        if not stream: raise DecodeError('empty')\n"
+        "        return numpy.frombuffer(stream[1:], 'u1').reshape(stream[0], -1, 3)\n"
+        "    def describe(self): return {'prefix': sys.prefix, 'modules': ' '.join(sys.modules)}\n"
+    )
+    spec = (
+        registry.get("jpeg")
+        .spec()
+        .__class__(
+            "foreign",
+            registry.get("jpeg").target.__class__("foreign", "Foreign", str(tmp_path / "foreign.py")),
+            python=str(other_python),
+        )
+    )
+    with CodecWorkers(spec, directory=tmp_path / "streams") as workers:
+        facts = workers.describe()
+        stream = workers.encode(image)
+        assert np.array_equal(workers.decode(stream).image, image)
+        assert workers.decode(b"").outcome is Outcome.REFUSED
+    assert Path(facts["prefix"]).resolve() == other_python.parent.parent.resolve()
+    assert "hypothesis" not in facts["modules"]
+
+
+def test_a_codec_that_the_other_interpreter_lacks(other_python, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(f'codec = "jpeg"\npython = "{other_python}"')
+    with (
+        pytest.raises(CodecUnavailable, match="PIL"),
+        CodecWorkers(registry.get(str(path)).spec(), directory=tmp_path / "streams"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["cwebp", "openjpeg", "cjxl"])
+def test_the_examples_run_where_their_programs_are(name, tmp_path):
+    described = read(EXAMPLES / f"{name}.toml")
+    programs = [described.commands[key][0] for key in ("encode", "decode")]
+    if absent := [p for p in programs if shutil.which(p) is None]:
+        pytest.skip(f"{' and '.join(absent)} not installed: {described.commands['install']}")
+    image = np.full((64, 64, 3), 90, np.uint8)
+    codec = load_codec(str(EXAMPLES / f"{name}.toml"))
+    stream = codec.encode(image)
+    assert np.abs(codec.decode(stream).astype(int) - image).max() <= 2
+    assert codec.layout(stream).bits_of(header=True).size
+    with pytest.raises(DecodeError):
+        codec.decode(stream[: len(stream) // 3])
