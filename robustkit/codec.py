@@ -93,6 +93,10 @@ class Codec(ABC):
     family: ClassVar[str]
     #: What the codec promises; without one only the checks that need no promise run.
     profile: Profile | None = None
+    #: Defects of the libraries below that its authors know and can't mend here: where each is reported, by the outcome
+    #: ("crashed") or the claim ("decoding is deterministic") that shows it. Such failures are expected (``xfail``), and
+    #: named in the verdict.
+    known_defects: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def encode(self, image: Image) -> bytes:
@@ -145,6 +149,7 @@ class _Adapted(Codec):
     def __init__(self, found: Any) -> None:
         self._found = found
         self.profile = getattr(found, "profile", None)
+        self.known_defects = getattr(found, "known_defects", {})  # type: ignore[misc]
 
     def encode(self, image: Image) -> bytes:
         encoded: bytes = self._found.encode(image)

@@ -134,10 +134,17 @@ class SearchEffort:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search saw: how many streams ended how, and the counterexample, if there is one."""
+    """What a search saw: how many streams ended how, and the counterexample, if there is one.
+
+    Attributes:
+        outcomes: distinct streams by what became of them.
+        counterexample: the least damage that fails.
+        known: the first stream, not reduced, for each failure that is a known defect of the codec.
+    """
 
     outcomes: Mapping[Outcome, int]
     counterexample: Counterexample | None
+    known: Mapping[Outcome, Counterexample] = field(default_factory=dict)
 
     @property
     def streams(self) -> int:
@@ -212,6 +219,11 @@ class CodecUnderTest:
     def own_name(self) -> str:
         """The codec's own name, which seeds its trials and names its golden folder."""
         return self.workers.attributes.name
+
+    @property
+    def known_defects(self) -> Mapping[str, str]:
+        """Where the codec's known defects are reported, by outcome or claim."""
+        return self.workers.attributes.known_defects
 
     @cached_property
     def workers(self) -> CodecWorkers:
@@ -429,6 +441,7 @@ class CodecUnderTest:
         from hypothesis.errors import NoSuchExample
 
         outcomes: Counter[Outcome] = Counter()
+        known: dict[Outcome, Counterexample] = {}
         failing: dict[Any, Counterexample] = {}
         passing: set[Any] = set()
         last: Counterexample | None = None
@@ -449,7 +462,9 @@ class CodecUnderTest:
                 intact = tried.clean is not None and tried.clean.judge(tried.decoded) is Outcome.INTACT
                 outcome = Outcome.INTACT if intact else Outcome.DEGRADED
             outcomes[outcome] += 1
-            if not outcome.failure:
+            if outcome in self.known_defects:
+                known.setdefault(outcome, tried)
+            if not outcome.failure or outcome in self.known_defects:
                 passing.add(value)
                 return False
             if not failing:
@@ -465,8 +480,8 @@ class CodecUnderTest:
                 random=random.Random(self.effort.seed),
             )
         except NoSuchExample:
-            return SearchResult(outcomes, None)
-        return SearchResult(outcomes, last)
+            return SearchResult(outcomes, None, known)
+        return SearchResult(outcomes, last, known)
 
     def smallest(self, trial: Trial, still: Callable[[Trial], bool], *, budget: int = 64) -> Trial:
         """The trial with as few flips as still do what ``still`` asks."""

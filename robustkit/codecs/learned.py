@@ -31,7 +31,9 @@ LARGEST_LATENT = 1 << 12
 #: that they announce: the state has 64 bits, and past a stream's end only zeros follow.
 BYTES_A_SYMBOL = 2 + (16 + 240) // 2
 
-READS_BEYOND = "https://github.com/InterDigitalInc/CompressAI/issues/300"
+#: How reading beyond a stream shows: a crash, or whatever lies there.
+READS_BEYOND = ("crashed", "decoding is deterministic", "decoding a batch equals decoding singly")
+ISSUE = "https://github.com/InterDigitalInc/CompressAI/issues/300"
 
 
 class CompressAI(Codec):
@@ -64,6 +66,7 @@ class CompressAI(Codec):
     default_quality: ClassVar[int | None] = 3
     always_hardened: ClassVar[bool] = False
     promises: ClassVar[Profile | None] = None
+    known_defects: Mapping[str, str]  # type: ignore[misc]
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class CompressAI(Codec):
     ) -> None:
         self.profile = self.promises if weights is None else None
         self.hardened = hardened or self.always_hardened
+        self.known_defects = {} if self.hardened else dict.fromkeys(READS_BEYOND, ISSUE)
         self.max_pixels = max_pixels
         self.device = torch.device(device)
         self.quality = self.default_quality if quality is None else quality

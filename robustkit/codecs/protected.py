@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reedsolo import ReedSolomonError, RSCodec
 
 from robustkit.codec import Codec, DecodeError, Image, Layout, Region
-from robustkit.profile import Profile
+from robustkit.profile import Profile, Promise
 from robustkit.registry import CodecSpec, Target, why_missing
 
 Uncorrectable = Literal["refuse", "pass"]
@@ -43,7 +43,30 @@ class Protected(Codec):
     name: str  # type: ignore[misc]
     family: ClassVar[str] = "protected"
     #: By name, of codecs with their default settings; measured by benchmarks/measure_profile.py.
-    promises: ClassVar[Mapping[str, Profile]] = {}
+    promises: ClassVar[Mapping[str, Profile]] = {
+        "jpeg+rs(255,223)": Profile(
+            bpp=1.183,
+            quality=31.35,
+            refused=0.0435,
+            promises=(
+                Promise("bsc(ber=0.001)", mean_drop=0.05, p5_drop=0.05),
+                Promise("bsc(ber=0.003)", mean_drop=0.05, p5_drop=0.05, corrupted=0.205),
+                Promise("burst(length=32)", mean_drop=0.05, p5_drop=0.05),
+                Promise("gilbert-elliott(ber=0.001, burst=16)", mean_drop=0.05, p5_drop=0.05, corrupted=0.205),
+            ),
+        ),
+        "webp+rs(255,191)+interleave(16)": Profile(
+            bpp=1.348,
+            quality=33.6,
+            refused=0.145,
+            promises=(
+                Promise("bsc(ber=0.001)", mean_drop=0.05, p5_drop=0.05),
+                Promise("bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05, corrupted=0.435),
+                Promise("burst(length=2000)", mean_drop=0.05, p5_drop=0.05, corrupted=0.38),
+                Promise("gilbert-elliott(ber=0.001, burst=16)", mean_drop=0.05, p5_drop=0.05),
+            ),
+        ),
+    }
 
     def __init__(
         self,

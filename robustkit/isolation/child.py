@@ -148,6 +148,7 @@ class _Child:
         return {
             "name": str(getattr(codec, "name", request["name"])),
             "family": str(getattr(codec, "family", "")),
+            "known_defects": {str(k): str(v) for k, v in dict(getattr(codec, "known_defects", {})).items()},
             "profile": None if profile is None else dataclasses.asdict(profile),
             "batched": getattr(type(codec), "decode_batch", Codec.decode_batch) is not Codec.decode_batch,
             "resident": resident(),

@@ -11,7 +11,7 @@ import os
 import queue
 import re
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,10 +50,11 @@ class Decoded:
 
 
 class Attributes(NamedTuple):
-    """A codec's name and family."""
+    """What a codec says of itself: see :class:`robustkit.Codec`."""
 
     name: str
     family: str
+    known_defects: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class CodecWorkers:
         except BaseException:
             self.close()
             raise
-        self._attributes = Attributes(about["name"], about["family"])
+        self._attributes = Attributes(about["name"], about["family"], about["known_defects"])
         self._batched = bool(about["batched"])
         self._description: dict[str, str] | None = None
 
@@ -133,7 +134,7 @@ class CodecWorkers:
 
     @property
     def attributes(self) -> Attributes:
-        """The codec's name and family."""
+        """The codec's name, family and known defects."""
         return self._attributes
 
     @property
