@@ -37,6 +37,8 @@ _VPS, _SPS, _PPS = 32, 33, 34
 #: No coding block is larger, so that sizes are bounded before a decoder sees them.
 _LARGEST_BLOCK = 6
 _LEVEL = 186  # 6.2, the largest
+#: Bytes that ffmpeg may read beyond a packet's end (its ``AV_INPUT_BUFFER_PADDING_SIZE``).
+_PADDING = 64
 
 
 @dataclass(frozen=True)
@@ -571,7 +573,8 @@ def _ffmpeg(stream: bytes, pixel_format: str, width: int, height: int) -> Planes
     decoder.thread_count = 1
     decoder.options = {"err_detect": "explode"}
     try:
-        frames = [*decoder.decode(av.Packet(stream)), *decoder.decode(None)]
+        # PyAV gives ffmpeg these very bytes, and a damaged slice makes it read beyond them: zeros, not what lies there.
+        frames = [*decoder.decode(av.Packet(stream + bytes(_PADDING))), *decoder.decode(None)]
     except (av.error.FFmpegError, ValueError) as error:
         raise DecodeError(f"ffmpeg: {error}") from error
     if not frames:
