@@ -252,6 +252,32 @@ CODECS = dedent(
             return super().decode(nearest)
 
 
+    class Excused(Touchy):
+        """Its defect is known, and reported; how often it shows is declared."""
+
+        name = "excused"
+        at_1e_2 = Promise("bsc(ber=0.01)", mean_drop=9.0, p5_drop=14.0, corrupted=1.0)
+        profile = replace(Touchy.profile, refused=1.0, promises=(at_1e_2,))
+        known_defects = {"raised": "https://example.org/1"}
+
+
+    class Accused(Touchy):
+        """Another defect than the one that is known."""
+
+        name = "accused"
+        known_defects = {"crashed": "https://example.org/2"}
+
+
+    class Absent(Forgetful):
+        """A defect that shows in a claim, not in an outcome."""
+
+        name = "absent"
+        known_defects = {
+            "decoding is deterministic": "https://example.org/3",
+            "decoding a batch equals decoding singly": "https://example.org/3",
+        }
+
+
     class Silent(Plain):
         name = "silent"
         profile = None
@@ -267,7 +293,7 @@ CODECS = dedent(
 )
 NAMES = (
     "plain,blurry,fat,dead,time-dependent,process-dependent,forgetful,shuffled,nameless,touchy,believer,reader,"
-    "strict,hasty,lossy,refuser,guesser,silent"
+    "strict,hasty,lossy,refuser,guesser,excused,accused,absent,silent"
 )
 
 
@@ -355,6 +381,8 @@ def test_a_sound_codec_passes_every_check(report):
         ("refuser", "corrupted_share_stays_within_the_declared"),
         ("refuser", "refused_share_stays_within_the_declared"),
         ("guesser", "more_damage_is_never_better"),
+        ("accused", "decode_survives_bit_flips"),
+        ("accused", "trials_never_crash_the_decoder"),
     ],
 )
 def test_a_flaw_is_caught(report, codec, check):
@@ -391,6 +419,24 @@ def test_without_promises_only_what_needs_none_is_checked(report):
     assert report.failed("silent") == set()
     assert report.outcomes["silent", "quality_degrades_within_the_declared_thresholds"] == "skipped"
     assert report.outcomes["silent", "decode_survives_bit_flips"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("codec", "check", "link"),
+    [
+        ("excused", "decode_survives_bit_flips", "https://example.org/1"),
+        ("excused", "decode_survives_mixed_damage", "https://example.org/1"),
+        ("excused", "trials_never_crash_the_decoder", "https://example.org/1"),
+        ("absent", "decoding_is_deterministic", "https://example.org/3"),
+    ],
+)
+def test_a_known_defect_fails_as_expected_and_is_not_hidden(report, codec, check, link):
+    assert report.outcomes[codec, check] == "skipped"
+    assert report.failed(codec) == set()
+    assert set(report.verdicts[codec, check]) <= {"known defect", "broken"}
+    line = next(line for line in report.output.splitlines() if line.startswith(f"{codec}: does not conform"))
+    assert "broken by known defects" in line
+    assert link in line
 
 
 def test_every_failure_ends_with_a_line_that_replays_it(report):
