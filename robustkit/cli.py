@@ -6,11 +6,12 @@ Exit status 0 is success, 2 is wrong usage, 1 is everything else that went wrong
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,7 +83,8 @@ Examples:
 """
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
-def codecs(as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="robustkit's own codecs, and what each needs, as the README lists them.")
+def codecs(as_json: bool, markdown: bool) -> None:
     """List the codecs that are registered, and what to install where one can't run here.
 
     Columns: name, family, who registered it (origin), the rate its profile declares in bits per pixel (bpp), and
@@ -92,6 +94,9 @@ def codecs(as_json: bool) -> None:
         entries = list(registry)
     except DuplicateCodec as error:
         raise click.ClickException(str(error)) from error
+    if markdown:
+        click.echo(_markdown(entry for entry in entries if entry.origin == "robustkit"))
+        return
     with _progress("loading codecs") as tell, tempfile.TemporaryDirectory(prefix="robustkit-") as directory:
         rows = []
         for entry in entries:
@@ -115,7 +120,18 @@ def codecs(as_json: bool) -> None:
     Console().print(table)
     for row in rows:
         if row["reason"] is not None:
-            click.echo(f"{row['name']}: {row['reason'].partition(chr(10))[0]}")
+            reason = row["reason"].partition(chr(10))[0].removeprefix(f"codec {row['name']!r} can't run here: ")
+            click.echo(f"{row['name']}: {reason}")
+
+
+def _markdown(entries: Iterable[Entry]) -> str:
+    """A table of codecs, from what their classes say of themselves; none is built."""
+    lines = ["| name | family | what it is | needs |", "|---|---|---|---|"]
+    for entry in entries:
+        found = entry.target.resolve()
+        summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "`").rstrip(".")
+        lines.append(f"| `{entry.name}` | {found.family} | {summary} | {found.needs} |")
+    return "\n".join(lines)
 
 
 def _row(entry: Entry, directory: str) -> dict[str, Any]:

@@ -91,6 +91,8 @@ class Codec(ABC):
     name: ClassVar[str]
     #: "classical", "learned", "rcc", ...
     family: ClassVar[str]
+    #: What must be there beyond robustkit, for lists: an extra, a program, weights.
+    needs: ClassVar[str] = ""
     #: What the codec promises; without one only the checks that need no promise run.
     profile: Profile | None = None
     #: Defects of the libraries below that its authors know and can't mend here: where each is reported, by the outcome

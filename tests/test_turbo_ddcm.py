@@ -155,8 +155,8 @@ def test_streams_of_a_batch_share_the_denoiser_until_they_part(
     monkeypatch.setattr(robust.prior, "predict_clean", lambda x, level: states.append(len(x)) or predict(x, level))
     images = robust.decode_batch([stream, last, header])
     # One state for all three up to the last coded step, then the one with the flip goes its own way: into the
-    # final estimate, which is a mean of eight.
-    assert states == [1] * 7 + [2] * 8
+    # final estimate, which is a mean of four.
+    assert states == [1] * 7 + [2] * 4
     assert np.array_equal(images[0], images[2])
     assert not np.array_equal(images[0], images[1])
     assert not np.shares_memory(images[0], images[2])

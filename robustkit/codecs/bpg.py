@@ -65,7 +65,7 @@ class _File:
 
 
 class Bpg(Codec):
-    """BPG, 8 bits, BT.601 in full range, encoded by x265 and decoded by ffmpeg. Needs PyAV.
+    """BPG, 8 bits, BT.601 in full range, encoded by x265 and decoded by ffmpeg, through PyAV.
 
     Args:
         quality: the quantiser, 0 (best) to 51; 26 by default, about 1 bpp on photographs of 256x256. Not together with
@@ -80,6 +80,7 @@ class Bpg(Codec):
         ValueError: a setting is out of range.
     """
 
+    needs: ClassVar[str] = "the extra `bpg`"
     name: ClassVar[str] = "bpg"
     family: ClassVar[str] = "classical"
     default_quality: ClassVar[int] = 26
@@ -251,6 +252,8 @@ class BpgReference(CommandLine):
         quality: bpgenc's ``-q``, 0 (best) to 51.
     """
 
+    needs: ClassVar[str] = "`bpgenc` and `bpgdec`"
+    family = "classical"  # type: ignore[misc]
     commands_: ClassVar[Mapping[str, Any]] = {
         "name": "bpg-reference",
         "family": "classical",

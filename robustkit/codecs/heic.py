@@ -18,7 +18,7 @@ from robustkit.profile import Profile, Promise
 
 
 class Heic(RefusingFormat):
-    """HEIC (ISO/IEC 23008-12), 8 bits, 4:2:0, encoded by x265 and decoded by libde265. Needs pillow-heif.
+    """HEIC (ISO/IEC 23008-12), 8 bits, 4:2:0, encoded by x265 and decoded by libde265.
 
     Args:
         quality: libheif's quality, 0 to 100; 46 by default, about 1 bpp on photographs of 256x256. Not together with
@@ -32,6 +32,7 @@ class Heic(RefusingFormat):
         ValueError: a setting is out of range.
     """
 
+    needs: ClassVar[str] = "the extra `heic`"
     name: ClassVar[str] = "heic"
     format: ClassVar[str] = "HEIC"
     library: ClassVar[tuple[str, str]] = ("libheif", "")

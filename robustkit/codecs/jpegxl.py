@@ -18,7 +18,7 @@ from robustkit.profile import Profile, Promise
 
 
 class JpegXl(RefusingFormat):
-    """Lossy JPEG XL (ISO/IEC 18181). Needs pillow-jxl-plugin.
+    """Lossy JPEG XL (ISO/IEC 18181), VarDCT.
 
     Args:
         quality: libjxl's quality, 1 to 99; 70 by default, about 1 bpp on photographs of 256x256. Not together with
@@ -32,6 +32,7 @@ class JpegXl(RefusingFormat):
         ValueError: a setting is out of range.
     """
 
+    needs: ClassVar[str] = "the extra `jpeg-xl`"
     name: ClassVar[str] = "jpeg-xl"
     format: ClassVar[str] = "JPEG XL"
     library: ClassVar[tuple[str, str]] = ("libjxl", "")

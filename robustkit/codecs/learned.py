@@ -57,6 +57,7 @@ class CompressAI(Codec):
         CodecUnavailable: the weights are not there, or are not this model's; the message says where they go.
     """
 
+    needs: ClassVar[str] = "the extra `learned`, and compressai's weights"
     family: ClassVar[str] = "learned"
     #: compressai's name of the model.
     architecture: ClassVar[str]
@@ -404,6 +405,7 @@ class SmallHyperprior(CompressAI):
         hardened, max_pixels, device: as :class:`CompressAI`.
     """
 
+    needs: ClassVar[str] = "the extra `learned`"
     name: ClassVar[str] = "hyperprior-small"
     architecture: ClassVar[str] = "mbt2018-mean"
     default_quality: ClassVar[int | None] = None
@@ -437,7 +439,7 @@ class SmallHyperprior(CompressAI):
 
 
 class HardenedSmallHyperprior(SmallHyperprior):
-    """The same with compressai's coder guarded, so that damage ends in an image or a refusal."""
+    """The small hyperprior with compressai's coder guarded: damage ends in an image or a refusal."""
 
     name: ClassVar[str] = "hyperprior-small-hardened"
     always_hardened: ClassVar[bool] = True

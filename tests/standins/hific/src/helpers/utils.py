@@ -1,0 +1,3 @@
+class Struct:
+    def __init__(self, **entries):
+        self.__dict__.update(entries)

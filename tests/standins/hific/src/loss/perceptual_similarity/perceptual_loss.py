@@ -1,0 +1,1 @@
+raise RuntimeError("the original downloads a network here")

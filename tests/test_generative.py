@@ -1,0 +1,162 @@
+"""Adapters to the authors' own code, against stand-ins that have its call signatures (``standins/README.md``)."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustkit import CodecUnavailable, EncodeError, Outcome, load_codec, registry
+from robustkit.codecs.frame import Frame
+from robustkit.images import photographs
+from robustkit.isolation import CodecWorkers
+
+ROOT = Path(__file__).parent.parent
+STANDINS = Path(__file__).parent / "standins"
+NAMES = ("hific", "ms-illm", "stablecodec")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Settings of each codec that make it run: a stand-in's folder, and files of weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    scale = {"scale": torch.ones(1)}
+    torch.save(scale, folder / "ms-illm.pth")
+    arguments = {"normalize_input_image": True, "model_type": "compression_gan"}
+    torch.save({"model_state_dict": scale, "args": arguments}, folder / "hific.pth")
+    torch.save({"state_dict_codec": scale}, folder / "stablecodec.pth")
+    torch.save({}, folder / "elic.pth")
+    (folder / "sd-turbo" / "unet").mkdir(parents=True)
+    (folder / "sd-turbo" / "unet" / "config.json").write_text("{}")
+
+    def of(name):
+        found = {"checkout": str(STANDINS / name), "weights": str(folder / f"{name}.pth")}
+        if name == "stablecodec":
+            found |= {"elic": str(folder / "elic.pth"), "sd_turbo": str(folder / "sd-turbo")}
+        return found
+
+    return of
+
+
+@pytest.fixture
+def workers(settings, tmp_path, monkeypatch):
+    """A codec on its stand-in in a worker of its own: the authors' modules collide with one another's."""
+    monkeypatch.syspath_prepend(str(STANDINS))
+    opened = []
+
+    def start(name, **more):
+        opened.append(CodecWorkers(registry.get(name).spec(**{**settings(name), **more}), directory=tmp_path))
+        return opened[-1]
+
+    yield start
+    for pool in opened:
+        pool.close()
+
+
+@pytest.fixture(autouse=True)
+def with_packages(tmp_path_factory, monkeypatch):
+    """Empty modules in place of the packages that are named and not installed."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in ("autograd", "einops", "peft", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            (folder / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_functions_are_called_as_published(name, workers):
+    image = photographs()["coffee"][:200, :170]
+    pool = workers(name)
+    stream = pool.encode(image)
+    decoded = pool.decode(stream, shape=(200, 170))
+    assert decoded.outcome is None, decoded.message
+    expected = np.pad(image, ((0, 0), (0, 6), (0, 0)), mode="edge").reshape(25, 8, 22, 8, 3).mean(axis=(1, 3))
+    shown = decoded.image.reshape(25, 8, 170, 3)[:, 0, :168:8]
+    assert np.abs(shown.astype(float) - expected[:, :21]).max() <= 1.5
+    assert pool.attributes.family == "generative"
+    assert str(STANDINS / name) in pool.describe()["checkout"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_authors_code_raises_is_an_outcome_and_a_wrong_frame_a_refusal(name, workers):
+    image = photographs()["coffee"][:192, :192]
+    pool = workers(name)
+    stream = pool.encode(image)
+    layout = pool.layout(stream)
+    assert [r.name for r in layout if not r.header] == list(registry.get(name).target.resolve().parts)
+    header = layout.bits_of(header=True)
+    damaged = np.frombuffer(stream, np.uint8).copy()
+    damaged[header[-1] // 8] ^= 1
+    assert pool.decode(damaged.tobytes()).outcome is Outcome.REFUSED
+    assert pool.decode(stream[:-1]).outcome is Outcome.REFUSED
+    assert pool.decode(b"").outcome is Outcome.REFUSED
+    # A frame that is whole around a part of another length: the network's own business.
+    identity = stream[3:7]
+    frame = Frame.unpack(stream, identity=identity, writer=name, max_pixels=1 << 22)
+    parts = tuple(part[:-4] if len(part) > 20 else part for part in frame.parts)
+    assert pool.decode(Frame(identity, 192, 192, parts).pack()).outcome is Outcome.RAISED
+    assert pool.decode(Frame(identity, 192, 192, parts[:1]).pack()).outcome is Outcome.REFUSED
+    assert pool.decode(stream).image is not None
+
+
+def test_hific_refuses_half_words(workers):
+    pool = workers("hific")
+    stream = pool.encode(photographs()["coffee"])
+    frame = Frame.unpack(stream, identity=stream[3:7], writer="", max_pixels=1 << 22)
+    halved = Frame(frame.identity, 256, 256, (frame.parts[0], frame.parts[1][:-2])).pack()
+    decoded = pool.decode(halved)
+    assert (decoded.outcome, "whole words" in decoded.message) == (Outcome.REFUSED, True)
+
+
+@pytest.mark.parametrize(("name", "side"), [("hific", 64), ("ms-illm", 32), ("stablecodec", 128)])
+def test_an_image_too_small_for_the_network(name, side, workers):
+    with pytest.raises(EncodeError, match=f"sides of {side + 1} pixels or more"):
+        workers(name).encode(np.zeros((side, 300, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_missing_is_named_in_turn(name, settings, tmp_path):
+    given = settings(name)
+    with pytest.raises(CodecUnavailable, match=r"git clone https://github.com/.* --set checkout=FOLDER; and give "):
+        load_codec(name)
+    with pytest.raises(CodecUnavailable, match="is no folder: git clone"):
+        load_codec(name, checkout=str(tmp_path / "none"))
+    for place in [key for key in given if key != "checkout"]:
+        with pytest.raises(CodecUnavailable, match=f"--set {place}=PATH"):
+            load_codec(name, **{key: value for key, value in given.items() if key != place})
+        with pytest.raises(CodecUnavailable, match=f"{place} = .* is not there"):
+            load_codec(name, **{**given, place: str(tmp_path / "none")})
+
+
+def test_a_checkout_of_something_else_says_what_failed(workers, tmp_path):
+    with pytest.raises(CodecUnavailable, match=r"ms-illm.*neuralcompression.*signatures were read at .* 3f122808"):
+        workers("ms-illm", checkout=str(tmp_path))
+
+
+def test_pickled_weights_are_not_trusted(workers, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"args": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(CodecUnavailable, match="trust_weights=true"):
+        workers("ms-illm", weights=str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_suite_runs_on_it(name, settings, tmp_path):
+    """The whole way: a codec file, workers, the frame, the checks."""
+    lines = [f'codec = "{name}"', "[settings]", *(f'{k} = "{v}"' for k, v in settings(name).items())]
+    (tmp_path / f"{name}.toml").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "pytest", str(ROOT / "conformance"), "--codec", str(tmp_path / f"{name}.toml")]
+    more = ["-k", "not golden and not survives", "--crop", "192", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    search = os.pathsep.join([str(STANDINS), *(p for p in sys.path if "packages" in p)])
+    environment = {**os.environ, "PYTHONPATH": search}
+    done = subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{name}.toml: 5 of 5 claims hold" in done.stdout
