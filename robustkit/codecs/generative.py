@@ -13,11 +13,14 @@ import hashlib
 import importlib
 import importlib.util
 import logging
+import math
 import pickle
 import sys
 import types
+import zlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +31,7 @@ from torch import Tensor
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
 from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_image, layout
+from robustkit.codecs.learned import GuardedCoder
 from robustkit.registry import CodecUnavailable
 
 #: Files of weights are told apart by this much of each end: hashing gigabytes would take longer than loading them.
@@ -384,11 +388,311 @@ class StableCodec(OfficialCode):
         return decoded * 0.5 + 0.5
 
 
+class PerCo(OfficialCode):
+    """PerCo (SD) (Koerber et al. 2024, arXiv 2409.20255): vector-quantised latents and a caption.
+
+    Args:
+        weights: the pipeline's folder.
+        caption: for every image, in place of BLIP-2's, which is not run.
+        rate: target_rate that the weights were trained for.
+        steps: of the sampler.
+    """
+
+    name: ClassVar[str] = "perco"
+    repository: ClassVar[str] = "https://github.com/Nikolai10/PerCo"
+    commit: ClassVar[str] = "da3be394"
+    files: ClassVar[str] = "the pipeline's folder (model_index.json and all its parts), from the repository's README"
+    packages: ClassVar[tuple[str, ...]] = ("diffusers", "torchac", "transformers", "vector_quantize_pytorch")
+    roots: ClassVar[tuple[str, ...]] = ("src",)
+    parts: ClassVar[tuple[str, ...]] = ("caption", "latents")
+    multiple: ClassVar[int] = 64
+
+    def __init__(self, *, caption: str = "", rate: float = 0.1250, steps: int = 20, **settings: Any) -> None:
+        self.caption, self.rate, self.steps = caption, rate, steps
+        super().__init__(**settings)
+
+    def _load(self) -> None:
+        _stub("absl", "absl.app", "absl.flags", "cleanfid", "torchmetrics", "torchmetrics.image")
+        self.config: Any = importlib.import_module("config").ConfigPerco
+        self.config.global_path = str(self.checkout / "src")
+        self.config.target_rate = self.rate
+        # The pipeline's parts are found by these modules' names, so they come first.
+        importlib.import_module("hyper_encoder")
+        importlib.import_module("unet_2d_perco")
+        pipeline: Any = importlib.import_module("pipeline_sd_perco").StableDiffusionPipelinePerco
+        self.model: Any = pipeline.from_pretrained(
+            str(self.weights), safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
+        ).to(self.device)
+        self.model.hyper_enc.quantizer.eval()
+        self.coder: Any = importlib.import_module("compression_utils")
+
+    def _compress(self, pixels: Tensor) -> Sequence[bytes]:
+        height, width = pixels.shape[2:]
+        padded = F.pad(pixels * 2 - 1, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        # Upstream samples the latent unseeded; its mode makes the encoder deterministic.
+        latents = self.model.vae.encode(padded).latent_dist.mode() * self.model.vae.config.scaling_factor
+        indices = self.model.hyper_enc(latents).indices
+        return zlib.compress(self.caption.encode(), 9), self.coder.compress_hyper_latent(indices)
+
+    def _decompress(self, frame: Frame) -> Tensor:
+        packed, latents = frame.parts
+        unzip = zlib.decompressobj()
+        try:
+            # A damaged caption may unpack to gigabytes.
+            caption = unzip.decompress(packed, _LONGEST_CAPTION).decode()
+        except (zlib.error, UnicodeDecodeError) as error:
+            raise DecodeError(f"the caption is damaged: {error}") from error
+        height, width = (_up(side, self.multiple) for side in (frame.height, frame.width))
+        indices = self.coder.decompress_hyper_latent(latents, (height, width)).to(self.device)
+        features = self.model.hyper_enc.quantizer.get_output_from_indices(indices.long()).permute(0, 3, 1, 2)
+        image = self.model(
+            caption,
+            features,
+            height=height,
+            width=width,
+            num_inference_steps=self.steps,
+            guidance_scale=self.config.guidance_scale,
+            generator=torch.Generator(device=self.device).manual_seed(self.config.random_seed),
+        ).images[0]
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+
+
+class CDC(OfficialCode):
+    """CDC (Yang and Mandt 2023, arXiv 2209.06950), x-parametrisation. Its authors wrote no bitstream.
+
+    They report the rate that their entropy model promises. The coder is ours: compressai's rANS, guarded, under
+    that entropy model's tables.
+
+    Args:
+        steps: of the sampler.
+        seed: of the sampler's first noise.
+    """
+
+    name: ClassVar[str] = "cdc"
+    repository: ClassVar[str] = "https://github.com/buggyyang/CDC_compression"
+    commit: ClassVar[str] = "00b10de9"
+    files: ClassVar[str] = (
+        "x_param/image-l2-use_weight5-vimeo-d64-t8193-b{...}-x-cosine-01-float32-aux{...}_2.pt of "
+        "https://huggingface.co/rhyang/CDC_params"
+    )
+    packages: ClassVar[tuple[str, ...]] = ("compressai", "einops", "lpips")
+    roots: ClassVar[tuple[str, ...]] = ("xparam",)
+    parts: ClassVar[tuple[str, ...]] = ("y", "z")
+    multiple: ClassVar[int] = 64
+
+    def __init__(self, *, steps: int = 65, seed: int = 0, **settings: Any) -> None:
+        self.steps, self.seed = steps, seed
+        super().__init__(**settings)
+
+    def _load(self) -> None:
+        diffusion: Any = importlib.import_module("modules.denoising_diffusion").GaussianDiffusion
+        network: Any = importlib.import_module("modules.unet").Unet
+        compressor: Any = importlib.import_module("modules.compress_modules").ResnetCompressor
+        self.model: Any = diffusion(
+            denoise_fn=network(
+                dim=64,
+                channels=3,
+                context_channels=64,
+                dim_mults=[1, 2, 3, 4, 5, 6],
+                context_dim_mults=[1, 2, 3, 4],
+                embd_type="01",
+            ),
+            context_fn=compressor(
+                dim=64,
+                dim_mults=[1, 2, 3, 4],
+                reverse_dim_mults=[4, 3, 2, 1],
+                hyper_dims_mults=[4, 4, 4],
+                channels=3,
+                out_channels=64,
+            ),
+            ae_fn=None,
+            num_timesteps=8193,
+            loss_type="l2",
+            lagrangian=0.0032,
+            pred_mode="x",
+            # Above zero it downloads the perceptual loss's network, which coding does not call.
+            aux_loss_weight=0,
+            aux_loss_type="lpips",
+            var_schedule="cosine",
+            use_loss_weight=True,
+            loss_weight_min=5,
+            use_aux_loss_weight_schedule=False,
+        )
+        saved = self._saved()["ema"]
+        weights = {name.removeprefix("ema_model."): value for name, value in saved.items() if "ema_model." in name}
+        self.model.load_state_dict({n: v for n, v in weights.items() if not n.startswith("loss_fn_vgg.")})
+        self.model.to(self.device).eval()
+        self.hyper = self.model.context_fn
+        with torch.no_grad():
+            self.z_tables = _tables(*self._z_likelihoods())
+            self.y_tables = _tables(*_normal_likelihoods(_SCALES))
+
+    def _z_likelihoods(self) -> tuple[Tensor, Tensor]:
+        """Probabilities of the hyper-latent's values around its medians, ``(channels, values)``; the first value."""
+        values = torch.arange(-_Z_RANGE, _Z_RANGE + 1, device=self.device, dtype=torch.float32)
+        medians = self.hyper.prior.medians
+        channels = medians.shape[1]
+        grid = values.view(1, 1, 1, -1).expand(1, channels, 1, -1) + medians
+        likelihoods = self.hyper.prior.likelihood(grid)[0, :, 0]
+        return likelihoods, torch.full((channels,), -_Z_RANGE)
+
+    def _compress(self, pixels: Tensor) -> Sequence[bytes]:
+        height, width = pixels.shape[2:]
+        padded = F.pad(pixels * 2 - 1, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        q, q_hyper, state = self.hyper.encode(padded)
+        means, scales = state["latent_distribution"].mean, state["latent_distribution"].scale
+        y, z = (q - means).round(), (q_hyper - self.hyper.prior.medians).round()
+        return _rans(y, _scale_index(scales), self.y_tables), _rans(z, _channel_index(z.shape), self.z_tables)
+
+    def _decompress(self, frame: Frame) -> Tensor:
+        y_part, z_part = frame.parts
+        rows, columns = (_up(side, self.multiple) // self.multiple for side in (frame.height, frame.width))
+        medians = self.hyper.prior.medians
+        z_index = _channel_index((1, medians.shape[1], rows, columns))
+        hyper = _unrans(z_part, z_index, self.z_tables).to(self.device) + medians
+        for convolution, activation in self.hyper.hyper_dec:
+            hyper = activation(convolution(hyper))
+        means, scales = hyper.chunk(2, 1)
+        y = _unrans(y_part, _scale_index(scales.clamp(min=0.1)), self.y_tables).to(self.device) + means
+        context = self.hyper.decode(y)
+        self.model.set_sample_schedule(self.steps, self.device)
+        shape = (1, 3, rows * self.multiple, columns * self.multiple)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed)).to(self.device) * 0.8
+        decoded: Tensor = self.model.p_sample_loop(shape, context, clip_denoised=True, init=noise)
+        return decoded.clamp(-1, 1) / 2 + 0.5
+
+
+class PSC(OfficialCode):
+    """PSC (Elata et al. 2024, arXiv 2407.09896) in the latents of Stable Diffusion 2.1. Its code runs on CUDA alone.
+
+    One byte a measurement, with no entropy coding: a real number in eight bits (e4m3). Images of 512x512 alone.
+
+    Args:
+        weights: a folder that holds ``stabilityai/stable-diffusion-2-1-base``.
+        measurements: N, steps of r measurements.
+        rank: r.
+        prompt: that the sampler is given, on both sides.
+        seed: of encoder and decoder.
+    """
+
+    name: ClassVar[str] = "psc"
+    repository: ClassVar[str] = "https://github.com/noamelata/PSC"
+    commit: ClassVar[str] = "ce777297"
+    files: ClassVar[str] = "a folder that holds stabilityai/stable-diffusion-2-1-base (about 5 GB)"
+    packages: ClassVar[tuple[str, ...]] = ("diffusers", "transformers")
+    parts: ClassVar[tuple[str, ...]] = ("measurements",)
+    side: ClassVar[int] = 512
+
+    def __init__(
+        self, *, measurements: int = 256, rank: int = 12, prompt: str = "", seed: int = 0, **settings: Any
+    ) -> None:
+        self.measurements, self.rank, self.prompt, self.seed = measurements, rank, prompt, seed
+        super().__init__(**settings)
+
+    def _load(self) -> None:
+        # It loads its pipeline as it is imported, by a name that is a folder here too.
+        with contextlib.chdir(self.weights):
+            self.model: Any = importlib.import_module("psc")
+
+    def encode(self, image: Image) -> bytes:
+        if image.shape[:2] != (self.side, self.side):
+            raise EncodeError(f"{self.name} takes images of {self.side}x{self.side} alone: crop this one")
+        return super().encode(image)
+
+    def _compress(self, pixels: Tensor) -> Sequence[bytes]:
+        self.model.set_seed(self.seed)
+        codes = self.model.Latent_PSC_compress(pixels[0] * 2 - 1, self.prompt, self.measurements, self.rank, None)
+        return [codes.numpy().tobytes()]
+
+    def _decompress(self, frame: Frame) -> Tensor:
+        (codes,) = frame.parts
+        if (frame.height, frame.width) != (self.side, self.side) or len(codes) != self.measurements * self.rank:
+            raise DecodeError(f"{self.name} takes {self.measurements * self.rank} measurements of 512x512 pixels")
+        given = torch.frombuffer(bytearray(codes), dtype=torch.uint8).reshape(-1, 1)
+        self.model.set_seed(self.seed)
+        decoded: Tensor = self.model.Latent_PSC_decompress(given, self.prompt, self.measurements, self.rank, None)
+        return decoded.float()[None] * 0.5 + 0.5
+
+
+#: Bytes of a caption that are unpacked.
+_LONGEST_CAPTION = 4096
+#: Largest magnitude of a hyper-latent with a code of its own; larger ones are escaped.
+_Z_RANGE = 64
+#: Scales that have a table, as compressai spaces its own.
+_SCALES = torch.exp(torch.linspace(math.log(0.1), math.log(256), 64))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Cumulative frequencies as compressai's coder takes them: rows of up to 2**16, their lengths, first values."""
+
+    frequencies: list[list[int]]
+    lengths: list[int]
+    offsets: list[int]
+
+
+def _tables(likelihoods: Tensor, offsets: Tensor) -> _Tables:
+    """Tables of rows of probabilities; what they leave of 1 goes to an escape."""
+    from compressai._CXX import pmf_to_quantized_cdf
+
+    rows = []
+    for row in likelihoods.double().cpu():
+        escape = max(1e-9, 1 - float(row.sum()))
+        rows.append(pmf_to_quantized_cdf([*row.tolist(), escape], 16))
+    return _Tables(rows, [len(row) for row in rows], offsets.tolist())
+
+
+def _normal_likelihoods(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities of whole numbers under normal distributions, over a range that the widest still fits."""
+    reach = 512
+    values = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    edges = torch.cat([values - 0.5, values[-1:] + 0.5]) / scales.double().view(-1, 1)
+    likelihoods = torch.special.ndtr(edges).diff(dim=1)
+    return likelihoods.clamp(min=1e-9), torch.full((len(scales),), -reach)
+
+
+def _scale_index(scales: Tensor) -> Tensor:
+    return torch.bucketize(scales.cpu(), _SCALES).clamp(max=len(_SCALES) - 1)
+
+
+def _channel_index(shape: Sequence[int]) -> Tensor:
+    return torch.arange(shape[1]).view(1, -1, 1, 1).expand(*shape)
+
+
+def _rans(symbols: Tensor, index: Tensor, tables: _Tables) -> bytes:
+    from compressai import ans
+
+    coder = GuardedCoder(ans.RansEncoder())
+    written: bytes = coder.encode_with_indexes(
+        symbols.int().flatten().tolist(), index.flatten().tolist(), tables.frequencies, tables.lengths, tables.offsets
+    )
+    return written
+
+
+def _unrans(part: bytes, index: Tensor, tables: _Tables) -> Tensor:
+    from compressai import ans
+
+    coder = GuardedCoder(ans.RansDecoder())
+    found = coder.decode_with_indexes(
+        part, index.flatten().tolist(), tables.frequencies, tables.lengths, tables.offsets
+    )
+    return torch.tensor(found, dtype=torch.float32).view(index.shape)
+
+
 class _Unused(torch.nn.Module):
     """Stands where the authors' code builds something that coding never calls."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__()
+
+
+class _Stub(types.ModuleType):
+    """A module that has every name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Unused
 
 
 def _stub(*names: str) -> None:
@@ -397,10 +701,8 @@ def _stub(*names: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError:
-            module = types.ModuleType(name)
+            sys.modules[name] = module = _Stub(name)
             module.__path__ = []
-            module.__getattr__ = lambda attribute: _Unused  # type: ignore[method-assign]
-            sys.modules[name] = module
 
 
 def _up(side: int, multiple: int) -> int:

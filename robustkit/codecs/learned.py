@@ -101,7 +101,7 @@ class CompressAI(Codec):
         if self.hardened:
             for module in self.model.modules():
                 if hasattr(module, "entropy_coder"):
-                    module.entropy_coder = _GuardedCoder(module.entropy_coder)
+                    module.entropy_coder = GuardedCoder(module.entropy_coder)
         with torch.inference_mode(), self._coder(1):
             told = self.model.compress(torch.zeros(1, 3, MULTIPLE, MULTIPLE, device=self.device))
         #: The shape that ``decompress`` wants for an image of one step of the grid, and how many strings.
@@ -227,8 +227,8 @@ class CompressAI(Codec):
 
             before = google.RansDecoder, google.BufferedRansEncoder
             symbols = squares * LATENTS**2 * int(getattr(self.model, "M", 0))
-            google.RansDecoder = lambda: _GuardedCoder(before[0](), symbols)
-            google.BufferedRansEncoder = lambda: _GuardedCoder(before[1]())
+            google.RansDecoder = lambda: GuardedCoder(before[0](), symbols)
+            google.BufferedRansEncoder = lambda: GuardedCoder(before[1]())
             try:
                 yield
             finally:
@@ -255,7 +255,7 @@ class CompressAI(Codec):
         }
 
 
-class _GuardedCoder:
+class GuardedCoder:
     """compressai's rANS coder with room to read behind a stream, and with bounded symbols.
 
     Args:
