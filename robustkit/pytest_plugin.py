@@ -536,7 +536,9 @@ class Golden:
         self.root = Path(given) if given is not None else _shown(beside)
         self.path = golden_files.folder(self.root, codec.own_name, codec.device)
         self.settings = {k: v for k, v in codec.spec.settings.items() if k != "device"}
-        self.own = any(e.name == codec.own_name and e.origin == "robustkit" for e in registry)
+        # Of its own codecs robustkit keeps files of those that make promises and always decode alike.
+        promising = codec.workers.profile() is not None and not codec.known_defects
+        self.own = promising and any(e.name == codec.own_name and e.origin == "robustkit" for e in registry)
         self._pools: list[CodecWorkers] = []
 
     def __enter__(self) -> Golden:

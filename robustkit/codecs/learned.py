@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
 from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_image, layout
-from robustkit.profile import Profile
+from robustkit.profile import Profile, Promise
 from robustkit.registry import CodecUnavailable
 
 #: The weights that come with robustkit, trained by ``python -m robustkit.priors.train_hyperprior``.
@@ -410,6 +410,18 @@ class SmallHyperprior(CompressAI):
     architecture: ClassVar[str] = "mbt2018-mean"
     default_quality: ClassVar[int | None] = None
     megabytes: ClassVar[int] = 4
+    #: Measured with 20 trials an image; no tighter than the hardened one's, which had 50.
+    promises: ClassVar[Profile | None] = Profile(
+        bpp=0.452,
+        quality=29.6,
+        refused=0.185,
+        promises=(
+            Promise("bsc(ber=1e-05)", mean_drop=9.55, p5_drop=29.0, corrupted=0.105),
+            Promise("bsc(ber=0.0001)", mean_drop=20.0, p5_drop=25.0, corrupted=0.27),
+            Promise("bsc(ber=0.001)", mean_drop=22.5, p5_drop=34.5, corrupted=0.645),
+            Promise("burst(length=32)", mean_drop=18.0, p5_drop=32.0, corrupted=0.205),
+        ),
+    )
 
     def __init__(
         self,
@@ -443,3 +455,15 @@ class HardenedSmallHyperprior(SmallHyperprior):
 
     name: ClassVar[str] = "hyperprior-small-hardened"
     always_hardened: ClassVar[bool] = True
+    #: Measured with 50 trials an image.
+    promises: ClassVar[Profile | None] = Profile(
+        bpp=0.452,
+        quality=29.6,
+        refused=0.16,
+        promises=(
+            Promise("bsc(ber=1e-05)", mean_drop=9.55, p5_drop=29.0, corrupted=0.105),
+            Promise("bsc(ber=0.0001)", mean_drop=20.0, p5_drop=24.5, corrupted=0.27),
+            Promise("bsc(ber=0.001)", mean_drop=22.5, p5_drop=34.5, corrupted=0.515),
+            Promise("burst(length=32)", mean_drop=18.0, p5_drop=27.5, corrupted=0.205),
+        ),
+    )
