@@ -976,7 +976,7 @@ class Suite:
         if exitstatus != 0 and not (exitstatus == 1 and failed <= explained):
             return f"{codec}: not certified: the run did not end well (exit status {exitstatus})", False
         if known:
-            reports = ", ".join(f"{what}: {where}" for what, where in self.known_defects.get(codec, {}).items())
+            reports = ", ".join(dict.fromkeys(self.known_defects.get(codec, {}).values()))
             return (
                 f"{codec}: does not conform: {known} of {len(mine)} claims broken by known defects ({reports}){aside}",
                 False,

@@ -32,8 +32,9 @@ INSIDE = "ROBUSTKIT_WORKER"
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
 
 # OpenMP's threads wait for one another by spinning. Where something else wants the same cores, a decode of one second
-# then takes ten and looks hung; asleep, they lose a few microseconds each time.
-_PATIENCE = {"OMP_WAIT_POLICY": "passive"}
+# then takes ten and looks hung. Put to sleep at once they would take half as long again on idle cores; so they spin for
+# some ten microseconds, then sleep.
+_PATIENCE = {"GOMP_SPINCOUNT": "10000"}
 
 _TICK = 0.02
 _TAIL = 4000
