@@ -62,7 +62,10 @@ def _codec_options(command: Command) -> Command:
         help="A setting of the codec, the value as TOML writes it; repeatable.",
     )
     codec = click.option(
-        "--codec", metavar="NAME", required=True, help="See `robustkit codecs`; package.module:attribute works too."
+        "--codec",
+        metavar="NAME",
+        required=True,
+        help="See `robustkit codecs`; package.module:attribute, codec.toml and NAME+rs(255,223) work too.",
     )
     seconds = click.option(
         "--time-limit",

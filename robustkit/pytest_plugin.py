@@ -108,7 +108,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="codec to examine; several with commas or by repeating; package.module:attribute works too",
+        help="codec to examine; several with commas or by repeating; package.module:attribute, "
+        "codec.toml and NAME+rs(255,223) work too",
     )
     group.addoption(
         "--set",

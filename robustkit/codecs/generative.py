@@ -31,7 +31,7 @@ from torch import Tensor
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
 from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_image, layout
-from robustkit.codecs.learned import GuardedCoder
+from robustkit.codecs.learned import GuardedCoder, quietly
 from robustkit.registry import CodecUnavailable
 
 #: Files of weights are told apart by this much of each end: hashing gigabytes would take longer than loading them.
@@ -633,12 +633,11 @@ class _Tables:
 
 def _tables(likelihoods: Tensor, offsets: Tensor) -> _Tables:
     """Tables of rows of probabilities; what they leave of 1 goes to an escape."""
-    from compressai._CXX import pmf_to_quantized_cdf
-
+    quantised = quietly("compressai._CXX").pmf_to_quantized_cdf
     rows = []
     for row in likelihoods.double().cpu():
         escape = max(1e-9, 1 - float(row.sum()))
-        rows.append(pmf_to_quantized_cdf([*row.tolist(), escape], 16))
+        rows.append(quantised([*row.tolist(), escape], 16))
     return _Tables(rows, [len(row) for row in rows], offsets.tolist())
 
 
@@ -660,9 +659,7 @@ def _channel_index(shape: Sequence[int]) -> Tensor:
 
 
 def _rans(symbols: Tensor, index: Tensor, tables: _Tables) -> bytes:
-    from compressai import ans
-
-    coder = GuardedCoder(ans.RansEncoder())
+    coder = GuardedCoder(quietly("compressai.ans").RansEncoder())
     written: bytes = coder.encode_with_indexes(
         symbols.int().flatten().tolist(), index.flatten().tolist(), tables.frequencies, tables.lengths, tables.offsets
     )
@@ -670,9 +667,7 @@ def _rans(symbols: Tensor, index: Tensor, tables: _Tables) -> bytes:
 
 
 def _unrans(part: bytes, index: Tensor, tables: _Tables) -> Tensor:
-    from compressai import ans
-
-    coder = GuardedCoder(ans.RansDecoder())
+    coder = GuardedCoder(quietly("compressai.ans").RansDecoder())
     found = coder.decode_with_indexes(
         part, index.flatten().tolist(), tables.frequencies, tables.lengths, tables.offsets
     )

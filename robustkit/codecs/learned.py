@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import warnings
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 
@@ -121,9 +123,9 @@ class CompressAI(Codec):
     @classmethod
     def _address(cls, quality: int | None, metric: str) -> str | None:
         """Where the zoo's weights are on the net, or ``None`` where the zoo has none."""
-        from compressai.zoo import image
-
-        address: str | None = image.model_urls.get(cls.architecture, {}).get(metric, {}).get(quality)
+        address: str | None = (
+            quietly("compressai.zoo.image").model_urls.get(cls.architecture, {}).get(metric, {}).get(quality)
+        )
         return address
 
     @classmethod
@@ -223,8 +225,7 @@ class CompressAI(Codec):
                 yield
                 return
             # These models make their coders themselves; all others have them in their entropy models.
-            from compressai.models import google
-
+            google = quietly("compressai.models.google")
             before = google.RansDecoder, google.BufferedRansEncoder
             symbols = squares * LATENTS**2 * int(getattr(self.model, "M", 0))
             google.RansDecoder = lambda: GuardedCoder(before[0](), symbols)
@@ -305,12 +306,16 @@ def _scaled(shape: Any, rows: int, columns: int) -> Any:
 
 def _models() -> Mapping[str, Any]:
     """compressai's models by their names."""
+    quietly("compressai.models")
+    found: Mapping[str, Any] = quietly("compressai.registry").MODELS
+    return found
+
+
+def quietly(module: str) -> Any:
+    """Import a module of compressai's without its warnings, which are about torch's future."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import compressai.models  # noqa: F401
-        from compressai.registry import MODELS
-    found: Mapping[str, Any] = MODELS
-    return found
+        return importlib.import_module(module)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
@@ -319,16 +324,13 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CodecUnavailable: the file can't be read, or holds no weights. Pickled code in it is refused, not run.
     """
-    from compressai.zoo.pretrained import load_pretrained
-    from safetensors.torch import load_file
-
     try:
         if path.suffix == ".safetensors":
-            found = load_file(path)
+            found = safetensors.torch.load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
             found = found.get("state_dict", found)
-        state: dict[str, torch.Tensor] = load_pretrained(found)
+        state: dict[str, torch.Tensor] = quietly("compressai.zoo.pretrained").load_pretrained(found)
         return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
     except Exception as error:  # whatever a damaged archive makes torch or safetensors raise
         raise CodecUnavailable(f"{path} holds no weights that can be read: {type(error).__name__}: {error}") from error
