@@ -99,3 +99,22 @@ def test_a_step_that_names_no_atoms_is_refused_by_number() -> None:
     payload = Payload(JointRank(16, 2), steps=3, protected=0)
     with pytest.raises(DecodeError, match="step 0: a rank beyond"):
         payload.read(b"\xff" * len(payload))
+
+
+@pytest.mark.parametrize("protected", [0, 3, 9])
+@given(data=st.data())
+def test_a_payload_cut_short_gives_the_steps_that_arrived(protected: int, data: st.DataObject) -> None:
+    protocol = IndependentIndices(1 << 10, 7)
+    payload = Payload(protocol, steps=9, protected=protected)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    indices = np.stack([np.sort(rng.choice(1 << 10, 7, replace=False)) for _ in range(9)])
+    signs = rng.choice([-1, 1], (9, 7))
+    whole = payload.pack(np.stack([protocol.write(i, s) for i, s in zip(indices, signs, strict=True)]))
+    kept = data.draw(st.integers(0, len(whole)))
+    read_indices, read_signs = payload.read(whole[:kept])
+    arrived = len(read_indices)
+    assert np.array_equal(read_indices, indices[:arrived])
+    assert np.array_equal(read_signs, signs[:arrived])
+    # No step is left out whose bits are all there, but for the parity between the two parts.
+    assert arrived >= min(9, 8 * (kept - payload._parity) // protocol.bits - 1)
+    assert (arrived == 9) or kept < len(whole)

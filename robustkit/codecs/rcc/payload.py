@@ -45,28 +45,31 @@ class Payload:
         return lead + protection.parity(lead) + rest
 
     def read(self, payload: bytes) -> tuple[Integers, Integers]:
-        """Repair what can be repaired, and read the atoms.
+        """Repair what can be repaired, and read the atoms of the steps that are there.
 
         Args:
-            payload: of the right length.
+            payload: of the right length, or cut short: then without repair, if the cut took some of the parity.
 
         Returns:
-            indices and signs, int64 ``(steps, M)`` each.
+            indices and signs, int64 ``(steps, M)`` each, of all steps or of those that arrived whole.
 
         Raises:
             DecodeError: a step's bits name no set of atoms.
         """
         lead, parity, rest = np.split(np.frombuffer(payload, np.uint8), [self._lead, self._lead + self._parity])
-        repaired = np.frombuffer(protection.repair(lead.tobytes(), parity.tobytes()), np.uint8)
+        if len(parity) == self._parity:
+            lead = np.frombuffer(protection.repair(lead.tobytes(), parity.tobytes()), np.uint8)
         bits = self.protocol.bits
-        words = [
-            np.unpackbits(part, count=steps * bits).reshape(steps, bits)
-            for part, steps in ((repaired, self.protected), (rest, self.steps - self.protected))
-        ]
-        read = []
+        words = []
+        for part, steps in ((lead, self.protected), (rest, self.steps - self.protected)):
+            arrived = min(steps, 8 * len(part) // bits)
+            words.append(np.unpackbits(part, count=arrived * bits).reshape(arrived, bits))
+        read: list[tuple[Integers, Integers]] = []
         for step, word in enumerate(np.concatenate(words)):
             try:
                 read.append(self.protocol.read(word))
             except DecodeError as error:
                 raise DecodeError(f"step {step}: {error}") from error
-        return np.stack([r[0] for r in read]), np.stack([r[1] for r in read])
+        shape = (len(read), self.protocol.count)
+        indices, signs = (np.array([r[part] for r in read], dtype=np.int64).reshape(shape) for part in (0, 1))
+        return indices, signs

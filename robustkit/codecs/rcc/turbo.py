@@ -174,7 +174,8 @@ class TurboDDCM(Codec):
         """The header of ``bitstream``, checked against this codec.
 
         Raises:
-            DecodeError: not this codec's stream, another prior, or a wrong length.
+            DecodeError: not this codec's stream, another prior, or more bytes than the settings need. A payload that is
+                cut short decodes with the steps that arrived.
         """
         if self.container == "raw":
             if self.size is None:
@@ -203,7 +204,7 @@ class TurboDDCM(Codec):
                 raise DecodeError("the header's settings contradict each other")
             if problem := _check_codebook(header):
                 raise DecodeError(problem)
-        if len(bitstream) != framing + header.payload:
+        if len(bitstream) > framing + header.payload:
             raise DecodeError(f"{len(bitstream)} bytes, where the settings need {framing + header.payload}")
         return header
 
@@ -253,22 +254,23 @@ class TurboDDCM(Codec):
     @torch.inference_mode()
     def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
         decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
-        groups: dict[Header, list[tuple[int, Integers, Integers]]] = {}
+        groups: dict[tuple[Header, int], list[tuple[int, Integers, Integers]]] = {}
         for place, bitstream in enumerate(bitstreams):
             try:
                 header = self._parse(bitstream)
-                atoms = _payload(header).read(bitstream[len(bitstream) - header.payload :])
-                groups.setdefault(header, []).append((place, *atoms))
+                framing = HEADER_BYTES if self.container == "framed" else 0
+                indices, signs = _payload(header).read(bitstream[framing:])
+                groups.setdefault((header, len(indices)), []).append((place, indices, signs))
             except DecodeError as error:
                 decoded[place] = error
-        for header, members in groups.items():
+        for (header, _), members in groups.items():
             indices, signs = (np.stack([m[part] for m in members], axis=1) for part in (1, 2))
             for (place, _, _), image in zip(members, self._reconstruct(header, indices, signs), strict=True):
                 decoded[place] = image
         return decoded
 
     def _reconstruct(self, header: Header, indices: Integers, signs: Integers) -> list[Image]:
-        """Images from indices and signs, both ``(coded steps, b, M)``.
+        """Images from indices and signs, both ``(coded steps, b, M)``; steps that did not arrive are closing steps.
 
         Streams that have agreed so far share one state, and so the denoiser's calls: damaged copies of one stream
         part at their first flips, and copies damaged in the header alone never do.
