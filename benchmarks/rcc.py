@@ -164,7 +164,7 @@ def codebooks(repeats: int) -> Iterator[Row]:
         kind: RobustTurboDDCM(T=20, K=CODEBOOK_SIZE, bpp=1.5, codebook=kind, selection="largest")
         for kind in ("structured", "gaussian")
     }
-    count = codecs["structured"]._header_for(*image.shape[:2]).atoms
+    count = codecs["structured"]._header_for(*image.shape[:2]).method.atoms
     shape = codecs["structured"].prior.latent_shape(*image.shape[:2])
     length = int(np.prod(shape))
     times = {}

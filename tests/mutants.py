@@ -68,6 +68,7 @@ class LostSign(_OtherProtocol):
 class JointRankPutBack(turbo.RobustTurboDDCM):
     """Turbo-DDCM's fragile protocol under the robust codec's name."""
 
+    methods: ClassVar = turbo.TurboDDCM.methods
     protocols: ClassVar = {"largest": JointRank}
     usual_size = turbo.TurboDDCM.usual_size
 

@@ -8,21 +8,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustkit import DecodeError, ErrorPattern
-from robustkit.codecs.rcc.container import HEADER_BYTES, HEADER_FIELDS, Header, check_size
+from robustkit.codecs.rcc.container import HEADER_BYTES, Header, check_size, header_fields
+from robustkit.codecs.rcc.turbo import TurboParameters
 
-HEADER = Header(1, 256, 300, 40, 0, 32, 36, 18, 0, 88888888, 60, b"prior", 3321)
+METHODS = {1: TurboParameters}
+HEADER = Header(
+    protocol=1,
+    height=256,
+    width=300,
+    method=TurboParameters(steps=40, closing=0, protected=32, atoms=36, codebook=0, size_log2=18),
+    seed=88888888,
+    efficiency=60,
+    prior=b"prior",
+    payload=3321,
+)
 PACKED = HEADER.pack()
 
 
 def test_unpack_gives_back_what_was_packed() -> None:
-    assert len(PACKED) == HEADER_BYTES == sum(bits for _, bits in HEADER_FIELDS) // 8
-    assert Header.unpack(PACKED + b"payload") == HEADER
+    assert len(PACKED) == HEADER_BYTES == sum(bits for _, bits in header_fields(TurboParameters)) // 8
+    assert Header.unpack(PACKED + b"payload", METHODS) == HEADER
 
 
 @given(start=st.integers(0, 8 * HEADER_BYTES - 32), inside=st.lists(st.booleans(), min_size=32, max_size=32))
 def test_the_header_survives_every_burst_of_32_bits(start: int, inside: list[bool]) -> None:
     flips = start + np.flatnonzero(inside)
-    assert Header.unpack(ErrorPattern(8 * HEADER_BYTES, flips).apply(PACKED)) == HEADER
+    assert Header.unpack(ErrorPattern(8 * HEADER_BYTES, flips).apply(PACKED), METHODS) == HEADER
 
 
 @given(st.sets(st.integers(0, HEADER_BYTES - 1), max_size=16), st.randoms(use_true_random=False))
@@ -30,20 +41,30 @@ def test_the_header_survives_any_16_wrong_bytes(places: set[int], random: object
     damaged = bytearray(PACKED)
     for place in places:
         damaged[place] ^= random.randint(1, 255)  # type: ignore[attr-defined]
-    assert Header.unpack(bytes(damaged)) == HEADER
+    assert Header.unpack(bytes(damaged), METHODS) == HEADER
 
 
 def test_the_header_survives_a_bit_error_rate_of_one_in_a_hundred() -> None:
     rng = np.random.default_rng(0)
     for _ in range(1000):
         flips = np.flatnonzero(rng.random(8 * HEADER_BYTES) < 1e-2)
-        assert Header.unpack(ErrorPattern(8 * HEADER_BYTES, flips).apply(PACKED)) == HEADER
+        assert Header.unpack(ErrorPattern(8 * HEADER_BYTES, flips).apply(PACKED), METHODS) == HEADER
+
+
+def test_a_stream_of_another_bit_protocol_is_refused() -> None:
+    with pytest.raises(DecodeError, match="bit protocol 1: this codec reads 0"):
+        Header.unpack(PACKED, {0: TurboParameters})
+
+
+@given(st.binary(min_size=6, max_size=6))
+def test_any_six_bytes_are_some_settings(packed: bytes) -> None:
+    assert TurboParameters.unpack(packed).pack() == packed
 
 
 @given(st.binary(max_size=2 * HEADER_BYTES))
 def test_garbage_is_refused(stream: bytes) -> None:
     with pytest.raises(DecodeError):
-        Header.unpack(stream)
+        Header.unpack(stream, METHODS)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,18 @@ def test_more_bits_give_more_quality(photograph: Image) -> None:
     assert qualities[-1] > qualities[0] + 2
 
 
+@pytest.mark.parametrize("psnr", [20, 24.5])
+def test_a_target_quality_is_reached_and_hardly_more(psnr: float, photograph: Image) -> None:
+    codec = RobustTurboDDCM(T=8, psnr=psnr)
+    stream = codec.encode(photograph)
+    assert psnr <= measure("psnr", photograph, codec.decode(stream)) < psnr + 0.5
+
+
+def test_a_quality_out_of_reach_is_refused(photograph: Image) -> None:
+    with pytest.raises(EncodeError, match="psnr = 58: with these settings this image reaches"):
+        RobustTurboDDCM(T=4, psnr=58).encode(photograph)
+
+
 @pytest.mark.parametrize("bpp", [0.15, 0.25, 0.4])
 def test_a_small_image_keeps_to_a_low_rate(bpp: float, photograph: Image) -> None:
     codec = RobustTurboDDCM(bpp=bpp)
@@ -194,7 +206,7 @@ def test_refusals_say_which(robust: RobustTurboDDCM, joint: TurboDDCM, photograp
         robust.decode(bytes(len(stream)))
     with pytest.raises(DecodeError, match=f"{len(stream) + 1} bytes, where the settings need {len(stream)}"):
         robust.decode(stream + b"x")
-    with pytest.raises(DecodeError, match="not a stream of turbo-ddcm"):
+    with pytest.raises(DecodeError, match="bit protocol 2: this codec reads 0"):
         joint.decode(stream)
     with pytest.raises(DecodeError, match="too few"):
         robust.decode(b"")

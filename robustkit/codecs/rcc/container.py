@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Generic, Self, TypeVar
 
 from reedsolo import ReedSolomonError, RSCodec
 
@@ -19,26 +21,54 @@ MAX_PIXELS = 1 << 24
 
 #: 29 bytes and 32 of Reed-Solomon parity: any 16 wrong bytes are repaired, so a burst of 120 bits, and all but 2
 #: headers in a million at BER 1e-2 (for that, repetition with a majority vote needs 9 copies, 252 bytes).
-_PACKING = struct.Struct(">2sBHHBBBHBIB5sI")
+_PACKING = struct.Struct(">2sBHH6sIB5sI")
+_METHOD_BITS = 48
 _CHECK = struct.Struct(">H")
 PARITY = 32
 HEADER_BYTES = _PACKING.size + _CHECK.size + PARITY
 _code = RSCodec(PARITY)
 
 
+class Parameters:
+    """A method's own settings in the header: a frozen dataclass of non-negative integers.
+
+    ``fields`` names them in their order, each with its width, at most 48 bits in all.
+    """
+
+    fields: ClassVar[tuple[tuple[str, int], ...]]
+
+    def pack(self) -> bytes:
+        """Six bytes, the fields from the highest bit down."""
+        packed, used = 0, 0
+        for name, bits in self.fields:
+            value = getattr(self, name)
+            if not 0 <= value < 1 << bits:
+                raise ValueError(f"{name} = {value} takes more than {bits} bits")
+            packed, used = packed << bits | value, used + bits
+        return (packed << _METHOD_BITS - used).to_bytes(_METHOD_BITS // 8)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """The settings that :meth:`pack` wrote; every six bytes give some."""
+        values, left = {}, int.from_bytes(packed) >> _METHOD_BITS - sum(bits for _, bits in cls.fields)
+        for name, bits in reversed(cls.fields):
+            values[name], left = left & (1 << bits) - 1, left >> bits
+        return cls(**values)
+
+
+P = TypeVar("P", bound=Parameters)
+
+
 @dataclass(frozen=True)
-class Header:
+class Header(Generic[P]):
     """Everything a decoder must know.
 
     Attributes:
         protocol: number of the bit protocol.
         height, width: of the image, in pixels.
-        steps, closing, atoms: T, N and M.
-        protected: share of the coded steps, from the first, under forward error correction, in 1/100.
-        size_log2: log2 of K.
-        codebook: number of the codebook's kind.
+        method: the method's own settings.
         seed: of the first noise and the codebook.
-        efficiency: the schedule's efficiency, in 1/100.
+        efficiency: the noise schedule's efficiency, in 1/100.
         prior: first bytes of the prior's identity.
         payload: bytes that follow the header.
     """
@@ -46,12 +76,7 @@ class Header:
     protocol: int
     height: int
     width: int
-    steps: int
-    closing: int
-    protected: int
-    atoms: int
-    size_log2: int
-    codebook: int
+    method: P
     seed: int
     efficiency: int
     prior: bytes
@@ -64,11 +89,7 @@ class Header:
             VERSION << 4 | self.protocol,
             self.height,
             self.width,
-            self.steps,
-            self.closing,
-            self.protected,
-            self.atoms,
-            self.codebook << 5 | self.size_log2,
+            self.method.pack(),
             self.seed,
             self.efficiency,
             self.prior,
@@ -78,11 +99,15 @@ class Header:
         return bytes(_code.encode(packed + check))
 
     @classmethod
-    def unpack(cls, stream: bytes) -> Header:
+    def unpack(cls, stream: bytes, methods: Mapping[int, type[P]]) -> Header[P]:
         """Read, and where damaged repair, the header at the start of ``stream``.
 
+        Args:
+            stream: a header and what follows.
+            methods: what the settings of each bit protocol are that the caller reads.
+
         Raises:
-            DecodeError: too short, beyond repair, not this format or version.
+            DecodeError: too short, beyond repair, not this format or version, or another bit protocol.
         """
         if len(stream) < HEADER_BYTES:
             raise DecodeError(f"{len(stream)} bytes are too few for the header's {HEADER_BYTES}")
@@ -93,43 +118,33 @@ class Header:
         packed, check = repaired[: _PACKING.size], repaired[_PACKING.size :]
         if _CHECK.pack(zlib.crc32(packed) & 0xFFFF) != check:
             raise DecodeError("the header is damaged beyond repair: its checksum is wrong")
-        magic, version, height, width, steps, closing, protected, atoms, book, *more = _PACKING.unpack(packed)
+        magic, version, height, width, method, *more = _PACKING.unpack(packed)
         if magic != MAGIC or version >> 4 != VERSION:
             raise DecodeError(f"magic {magic!r} version {version >> 4}, not {MAGIC!r} version {VERSION}")
-        return cls(
-            version & 15,
-            height,
-            width,
-            steps,
-            closing,
-            protected,
-            atoms,
-            book & 31,
-            book >> 5,
-            *more,
-        )
+        protocol = version & 15
+        if protocol not in methods:
+            known = ", ".join(map(str, methods))
+            raise DecodeError(f"bit protocol {protocol}: this codec reads {known}")
+        return cls(protocol, height, width, methods[protocol].unpack(method), *more)
 
 
-#: Names and bit counts of the header's fields, in their order in the stream.
-HEADER_FIELDS = (
-    ("magic", 16),
-    ("version", 4),
-    ("protocol", 4),
-    ("height", 16),
-    ("width", 16),
-    ("steps", 8),
-    ("closing steps", 8),
-    ("protected share", 8),
-    ("atoms", 16),
-    ("codebook", 3),
-    ("codebook size", 5),
-    ("seed", 32),
-    ("efficiency", 8),
-    ("prior", 8 * PRIOR_BYTES),
-    ("payload length", 32),
-    ("checksum", 16),
-    ("parity", 8 * PARITY),
-)
+def header_fields(method: type[Parameters]) -> tuple[tuple[str, int], ...]:
+    """Names and bit counts of the header's fields, in their order in the stream."""
+    return (
+        ("magic", 16),
+        ("version", 4),
+        ("protocol", 4),
+        ("height", 16),
+        ("width", 16),
+        *((name.replace("_", " "), bits) for name, bits in method.fields),
+        ("unused", _METHOD_BITS - sum(bits for _, bits in method.fields)),
+        ("seed", 32),
+        ("efficiency", 8),
+        ("prior", 8 * PRIOR_BYTES),
+        ("payload length", 32),
+        ("checksum", 16),
+        ("parity", 8 * PARITY),
+    )
 
 
 def check_size(height: int, width: int) -> str | None:

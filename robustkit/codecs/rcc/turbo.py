@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.codec import EncodeError, Image
+from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, part, records_settings
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
-from robustkit.codecs.rcc.container import (
-    HEADER_BYTES,
-    HEADER_FIELDS,
-    PRIOR_BYTES,
-    Header,
-    check_size,
-)
+from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
 from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
 from robustkit.codecs.rcc.schedule import noise_levels, reverse_step
-from robustkit.priors import load_prior
 from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile, Promise
 
@@ -32,28 +25,44 @@ PROTOCOLS: tuple[type[BitProtocol], ...] = (JointRank, IndependentIndices, Secti
 CODEBOOK_NAMES = tuple(CODEBOOKS)
 
 
-class TurboDDCM(Codec):
+@dataclass(frozen=True)
+class TurboParameters(Parameters):
+    """Attributes:
+    steps, closing, atoms: T, N and M.
+    protected: share of the coded steps, from the first, under forward error correction, in 1/100.
+    codebook: number of the codebook's kind.
+    size_log2: log2 of K.
+    """
+
+    steps: int = 2
+    closing: int = 0
+    protected: int = 0
+    atoms: int = 1
+    codebook: int = 0
+    size_log2: int = 1
+
+    fields = (("steps", 8), ("closing", 8), ("protected", 8), ("atoms", 16), ("codebook", 3), ("size_log2", 5))
+
+
+TurboHeader = Header[TurboParameters]
+#: Indices and signs of the steps that arrived, int64 ``(steps, M)`` each.
+Atoms = tuple[Integers, Integers]
+
+
+class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
     """Turbo-DDCM (Vaisman et al., arXiv 2511.06424): the M atoms of a step are written as one joint rank.
 
     Args:
         T: noise levels, one call of the denoiser each.
-        M: atoms a step; instead of ``bpp``.
+        M: atoms a step; by default what the rate allows.
         K: atoms that an index can name, a power of two; 2**18, and 2**14 in each section.
         N: closing steps without bits.
-        bpp: rate in bits per pixel, header included; picks M for the image's size.
-        seed: of the first noise and the codebook, below 2**32.
-        prior: ``"embedded"``, a folder, or a hub name (:func:`robustkit.priors.load_prior`).
         codebook: ``"structured"`` or ``"gaussian"``.
         selection: which atoms a step may choose: the M with the ``"largest"`` inner products of a codebook of K, as
             published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
         protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
             steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.4.
-        container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone; the decoder then
-            needs the same settings and ``size``).
-        size: (height, width) of the image, for raw streams.
-        efficiency: share of the atoms' information that the noise schedule counts on, in steps of 1/100.
-        device: a torch device.
-        dtype: of the denoiser: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        common: what every RCC codec takes (:class:`robustkit.codecs.rcc.base.RCCCodec`).
 
     Raises:
         ValueError: a setting is out of range; the message names it.
@@ -61,13 +70,12 @@ class TurboDDCM(Codec):
     """
 
     name = "turbo-ddcm"
-    family = "rcc"
+    methods: ClassVar[Mapping[int, type[TurboParameters]]] = {0: TurboParameters}
     #: By selection, the default first.
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"largest": JointRank}
     usual_size: ClassVar[int] = 1 << 18
     usual_protection: ClassVar[float] = 0.0
-    #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
-    promises: ClassVar[Profile] = Profile(
+    promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=28.75,
         refused=0.11,
@@ -79,6 +87,7 @@ class TurboDDCM(Codec):
         ),
     )
 
+    @records_settings
     def __init__(
         self,
         *,
@@ -86,26 +95,15 @@ class TurboDDCM(Codec):
         M: int | None = None,
         K: int | None = None,
         N: int = 0,
-        bpp: float | None = None,
-        seed: int = 88888888,
-        prior: str = "embedded",
         codebook: str = "structured",
         selection: str | None = None,
         protect: float | None = None,
-        container: str = "framed",
-        size: tuple[int, int] | None = None,
-        efficiency: float = 0.85,
-        device: str = "cpu",
-        dtype: str = "float32",
+        **common: Unpack[CommonSettings],
     ) -> None:
         if not 2 <= T <= 255:
             raise ValueError(f"T = {T}: give 2 to 255 noise levels")
         if not 0 <= N <= T - 2:
             raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {T - 2}")
-        usual = inspect.signature(TurboDDCM.__init__).parameters
-        given = (T, M, K, N, bpp, prior, codebook, selection, protect, container, efficiency)
-        names = ["T", "M", "K", "N", "bpp", "prior", "codebook", "selection", "protect", "container", "efficiency"]
-        self.profile = self.promises if given == tuple(usual[name].default for name in names) else None
         selection = next(iter(self.protocols)) if selection is None else selection
         if selection not in self.protocols:
             raise ValueError(f"selection {selection!r} of {self.name}: give {' or '.join(self.protocols)}")
@@ -113,128 +111,64 @@ class TurboDDCM(Codec):
             K = self.usual_size if selection == next(iter(self.protocols)) else TurboDDCM.usual_size
         if K < 2 or K & (K - 1) or K > 1 << 24:
             raise ValueError(f"K = {K}: give a power of two from 2 to 2**24")
-        if M is not None and bpp is not None:
-            raise ValueError(f"M = {M} and bpp = {bpp}: give one, the other follows")
+        for rate in ("bpp", "psnr"):
+            if M is not None and common.get(rate) is not None:
+                raise ValueError(f"M = {M} and {rate} = {common.get(rate)}: give one, the other follows")
         most = self.protocols[selection].most_atoms(K)
         if M is not None and not 1 <= M <= most:
             raise ValueError(f"M = {M}: give 1 to {most} atoms a step")
         protect = self.usual_protection if protect is None else protect
         if not 0 <= protect <= 1:
             raise ValueError(f"protect = {protect}: give a share of the steps, 0 to 1")
-        if bpp is not None and not bpp > 0:
-            raise ValueError(f"bpp = {bpp}: give a positive rate")
-        if not 0 <= seed < 1 << 32:
-            raise ValueError(f"seed = {seed}: give 0 to 2**32 - 1")
         if codebook not in CODEBOOKS:
             raise ValueError(f"codebook {codebook!r}: give {' or '.join(CODEBOOKS)}")
-        if container not in ("framed", "raw"):
-            raise ValueError(f"container {container!r}: give framed or raw")
-        if not 0.01 <= efficiency <= 2.55:
-            raise ValueError(f"efficiency = {efficiency}: give 0.01 to 2.55")
-        if size is not None and (problem := check_size(*size)):
-            raise ValueError(f"size: {problem}")
-        self.prior = load_prior(prior, device=device, dtype=dtype)
-        self.prior_name = prior
-        self.bpp = 0.4 if bpp is None and M is None else bpp
-        self.container, self.size = container, size
-        self.settings = Header(
-            protocol=PROTOCOLS.index(self.protocols[selection]),
-            height=0,
-            width=0,
+        super().__init__(**common)
+        self.atoms = M
+        self.protocol = PROTOCOLS.index(self.protocols[selection])
+        self.settings = TurboParameters(
             steps=T,
             closing=N,
             protected=round(protect * 100),
-            atoms=M or 0,
-            size_log2=K.bit_length() - 1,
             codebook=CODEBOOK_NAMES.index(codebook),
-            seed=seed,
-            efficiency=round(efficiency * 100),
-            prior=self.prior.identity[:PRIOR_BYTES],
-            payload=0,
+            size_log2=K.bit_length() - 1,
         )
 
     # -- bitstreams ---------------------------------------------------------------------------------------
 
-    def _header_for(self, height: int, width: int) -> Header:
-        """The header of an image's stream; picks M where the rate is what was asked for."""
-        header = replace(self.settings, height=height, width=width)
-        if self.bpp is not None:
-            framing = HEADER_BYTES if self.container == "framed" else 0
-            budget = int(self.bpp * height * width) // 8 - framing
-            header = replace(header, atoms=1)
+    def _settle(self, header: TurboHeader, budget: int) -> TurboHeader:
+        method = replace(self.settings, atoms=self.atoms or 1)
+        header = replace(header, protocol=self.protocol, method=method)
+        if self.atoms is None:
             # Where even one atom a step is too much, the last steps go without.
-            while len(_payload(header)) > budget and header.closing < header.steps - 2:
-                header = replace(header, closing=header.closing + 1)
-            header = replace(header, atoms=_most_atoms(header, budget))
+            while len(_payload(header)) > budget and method.closing < method.steps - 2:
+                method = replace(method, closing=method.closing + 1)
+                header = replace(header, method=method)
+            header = _with_atoms(header, _most_atoms(header, budget))
         if problem := _check_codebook(header):
             raise EncodeError(problem)
         return replace(header, payload=len(_payload(header)))
 
-    def _parse(self, bitstream: bytes) -> Header:
-        """The header of ``bitstream``, checked against this codec.
+    def _problem(self, header: TurboHeader) -> str | None:
+        method = header.method
+        if (
+            not 0 <= method.closing <= method.steps - 2
+            or not 1 <= method.size_log2 <= 24
+            or not 1 <= method.atoms <= PROTOCOLS[header.protocol].most_atoms(1 << method.size_log2)
+            or method.codebook >= len(CODEBOOKS)
+            or method.protected > 100
+            or header.payload != len(_payload(header))
+        ):
+            return "the header's settings contradict each other"
+        return _check_codebook(header)
 
-        Raises:
-            DecodeError: not this codec's stream, another prior, or more bytes than the settings need. A payload that is
-                cut short decodes with the steps that arrived.
-        """
-        if self.container == "raw":
-            if self.size is None:
-                raise DecodeError("a raw stream has no header: give the codec size=(height, width)")
-            header, framing = self._header_for(*self.size), 0
-        else:
-            header, framing = Header.unpack(bitstream), HEADER_BYTES
-            if header.protocol >= len(PROTOCOLS) or PROTOCOLS[header.protocol] not in self.protocols.values():
-                raise DecodeError(f"bit protocol {header.protocol}: not a stream of {self.name}")
-            if header.prior != self.prior.identity[:PRIOR_BYTES]:
-                raise DecodeError(
-                    f"encoded with the prior {header.prior.hex()}, "
-                    f"this is {self.prior.identity[:PRIOR_BYTES].hex()} ({self.prior_name})"
-                )
-            if problem := check_size(header.height, header.width):
-                raise DecodeError(problem)
-            if (
-                not 0 <= header.closing <= header.steps - 2
-                or not 1 <= header.size_log2 <= 24
-                or not 1 <= header.atoms <= PROTOCOLS[header.protocol].most_atoms(1 << header.size_log2)
-                or header.codebook >= len(CODEBOOKS)
-                or not header.efficiency
-                or header.protected > 100
-                or header.payload != len(_payload(header))
-            ):
-                raise DecodeError("the header's settings contradict each other")
-            if problem := _check_codebook(header):
-                raise DecodeError(problem)
-        if len(bitstream) > framing + header.payload:
-            raise DecodeError(f"{len(bitstream)} bytes, where the settings need {framing + header.payload}")
-        return header
-
-    def layout(self, bitstream: bytes) -> Layout:
-        bits = 8 * len(bitstream)
-        header = HEADER_FIELDS if self.container == "framed" else ()
-        try:
-            payload = _payload(self._parse(bitstream)).fields()
-        except DecodeError:
-            payload = [("payload", bits)]
-        fields = [(f"header {name}", length, True) for name, length in header]
-        fields += [(name, length, False) for name, length in payload]
-        regions, start = [], 0
-        for name, length, in_header in fields:
-            regions.append(Region(name, min(start, bits), min(start + length, bits), in_header))
-            start += length
-        return Layout(tuple(regions), bits)
+    def _fields(self, header: TurboHeader, payload: bytes) -> list[tuple[str, int]]:
+        return _payload(header).fields()
 
     # -- coding -------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def encode(self, image: Image) -> bytes:
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise EncodeError(f"{_kind(image)}: give uint8, height x width x 3")
-        if problem := check_size(*image.shape[:2]):
-            raise EncodeError(problem)
-        header = self._header_for(*image.shape[:2])
-        clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
+    def _write(self, header: TurboHeader, clean: Tensor) -> bytes:
         protocol, codebook, levels = self._parts(header, clean[0].numel())
-        state = self._first_noise(header, clean.shape[1:])
+        state = self._first_noise(header)
         written = []
         for step in range(_payload(header).steps):
             estimate = self.prior.predict_clean(state, levels[step])
@@ -242,96 +176,62 @@ class TurboDDCM(Codec):
             written.append(protocol.write(indices[0].cpu().numpy(), signs[0].cpu().numpy().astype(np.int64)))
             noise = codebook.combine(step, indices, signs).view_as(state)
             state = reverse_step(state, estimate, levels[step], levels[step + 1], noise)
-        payload = _payload(header).pack(np.stack(written))
-        return payload if self.container == "raw" else header.pack() + payload
+        return _payload(header).pack(np.stack(written))
 
-    def decode(self, bitstream: bytes) -> Image:
-        (decoded,) = self.decode_batch([bitstream])
-        if isinstance(decoded, DecodeError):
-            raise decoded
-        return decoded
+    def _read(self, header: TurboHeader, payload: bytes) -> Atoms:
+        return _payload(header).read(payload)
 
-    @torch.inference_mode()
-    def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
-        decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
-        groups: dict[tuple[Header, int], list[tuple[int, Integers, Integers]]] = {}
-        for place, bitstream in enumerate(bitstreams):
-            try:
-                header = self._parse(bitstream)
-                framing = HEADER_BYTES if self.container == "framed" else 0
-                indices, signs = _payload(header).read(bitstream[framing:])
-                groups.setdefault((header, len(indices)), []).append((place, indices, signs))
-            except DecodeError as error:
-                decoded[place] = error
-        for (header, _), members in groups.items():
-            indices, signs = (np.stack([m[part] for m in members], axis=1) for part in (1, 2))
-            for (place, _, _), image in zip(members, self._reconstruct(header, indices, signs), strict=True):
-                decoded[place] = image
-        return decoded
+    def _reconstruct(self, header: TurboHeader, payloads: list[Atoms]) -> list[Image]:
+        images: dict[int, Image] = {}
+        arrived = np.array([len(indices) for indices, _ in payloads])
+        for steps in np.unique(arrived):
+            places = np.flatnonzero(arrived == steps)
+            indices, signs = (np.stack([payloads[place][i] for place in places], axis=1) for i in (0, 1))
+            images |= dict(zip(places.tolist(), self._run(header, indices, signs), strict=True))
+        return [images[place] for place in range(len(payloads))]
 
-    def _reconstruct(self, header: Header, indices: Integers, signs: Integers) -> list[Image]:
-        """Images from indices and signs, both ``(coded steps, b, M)``; steps that did not arrive are closing steps.
-
-        Streams that have agreed so far share one state, and so the denoiser's calls: damaged copies of one stream
-        part at their first flips, and copies damaged in the header alone never do.
-        """
-        device = self.prior.device
+    def _run(self, header: TurboHeader, indices: Integers, signs: Integers) -> list[Image]:
+        """Images from indices and signs, both ``(coded steps, b, M)``; steps that did not arrive are closing steps."""
+        device, shape = self.prior.device, self._latent_shape(header)
         shared = np.zeros(indices.shape[1], dtype=np.int64)  # the state of each stream
-        multiple = self.prior.pixel_multiple
-        shape = self.prior.latent_shape(*(-(-side // multiple) * multiple for side in (header.height, header.width)))
         _, codebook, levels = self._parts(header, int(np.prod(shape)))
-        state = self._first_noise(header, shape)
+        state = self._first_noise(header)
         for step, (now, following) in enumerate(itertools.pairwise(levels)):
             estimate = self.prior.predict_clean(state, now)
             noise = None
             if step < len(indices):
-                atoms = np.column_stack([shared, indices[step], signs[step]])
-                _, first, after = np.unique(atoms, axis=0, return_index=True, return_inverse=True)
-                parent, shared = torch.from_numpy(shared[first]).to(device), after.reshape(-1)
+                first, before, shared = part(shared, np.concatenate([indices[step], signs[step]], axis=1))
+                parent = torch.from_numpy(before).to(device)
                 state, estimate = state[parent], estimate[parent]
                 chosen = torch.from_numpy(indices[step][first]).to(device)
                 weights = torch.from_numpy(signs[step][first]).to(device, torch.float32)
                 noise = codebook.combine(step, chosen, weights).view(-1, *shape)
             state = reverse_step(state, estimate, now, following, noise)
-        images = self.prior.decode(self.prior.predict_final(state, levels[-1]))
-        images = images[:, :, : header.height, : header.width]
-        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        found = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        found = self._images(header, self.prior.predict_final(state, levels[-1]))
         # Copies, so that nobody who writes on one image changes its twin.
         return [found[number].copy() for number in shared]
 
-    def _parts(self, header: Header, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
-        protocol = _protocol(header)
-        kind = CODEBOOKS[CODEBOOK_NAMES[header.codebook]]
+    def _parts(self, header: TurboHeader, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
+        protocol, method = _protocol(header), header.method
+        kind = CODEBOOKS[CODEBOOK_NAMES[method.codebook]]
         levels = noise_levels(
             self.prior,
-            steps=header.steps,
-            closing=header.closing,
+            steps=method.steps,
+            closing=method.closing,
             correlation=protocol.correlation(elements),
             efficiency=header.efficiency / 100,
         )
         return protocol, kind(protocol.atoms, elements, header.seed, self.prior.device), levels
 
-    def _first_noise(self, header: Header, shape: Sequence[int]) -> Tensor:
-        """x_T: about standard normal, from counted coin flips, so that every device has the same."""
-        # Steps draw from the streams (seed, 0), (seed, 1), ...; this one is none of them.
-        words = np.random.Philox(key=[header.seed, 1 << 32]).random_raw(int(np.prod(shape)))
-        heads = torch.from_numpy(np.bitwise_count(words).astype(np.float32)).to(self.prior.device)
-        return ((heads - 32) / 4).view(1, *shape)
-
     def describe(self) -> Mapping[str, str]:
-        settings = self.settings
-        return {
-            "torch": torch.__version__,
-            "device": _device_name(self.prior.device),
-            "dtype": str(self.prior.dtype).removeprefix("torch."),
-            "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
-            "settings": f"T={settings.steps} N={settings.closing} K={1 << settings.size_log2} "
-            + f"protocol={PROTOCOLS[settings.protocol].__name__} protect={settings.protected / 100} "
-            + (f"M={settings.atoms}" if self.bpp is None else f"bpp={self.bpp:g}")
-            + f" seed={settings.seed} codebook={CODEBOOK_NAMES[settings.codebook]}"
-            + f" efficiency={settings.efficiency / 100}",
-        }
+        method, facts = self.settings, dict(super().describe())
+        facts["settings"] = (
+            f"T={method.steps} N={method.closing} K={1 << method.size_log2} "
+            f"protocol={PROTOCOLS[self.protocol].__name__} protect={method.protected / 100} "
+            f"codebook={CODEBOOK_NAMES[method.codebook]} "
+            + (facts["settings"] if self.atoms is None else f"M={self.atoms} {facts['settings'].partition(' ')[2]}")
+        )
+        return facts
 
 
 class RobustTurboDDCM(TurboDDCM):
@@ -342,10 +242,11 @@ class RobustTurboDDCM(TurboDDCM):
     """
 
     name = "robust-turbo-ddcm"
+    methods: ClassVar[Mapping[int, type[TurboParameters]]] = {2: TurboParameters, 1: TurboParameters}
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": IndependentIndices}
     usual_size: ClassVar[int] = 1 << 14
     usual_protection: ClassVar[float] = 0.4
-    promises: ClassVar[Profile] = Profile(
+    promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=28.55,
         promises=(
@@ -357,51 +258,39 @@ class RobustTurboDDCM(TurboDDCM):
     )
 
 
-def _protocol(header: Header) -> BitProtocol:
-    return PROTOCOLS[header.protocol](1 << header.size_log2, header.atoms)
+def _protocol(header: TurboHeader) -> BitProtocol:
+    return PROTOCOLS[header.protocol](1 << header.method.size_log2, header.method.atoms)
 
 
-def _payload(header: Header) -> Payload:
-    steps = header.steps - 1 - header.closing
-    return Payload(_protocol(header), steps=steps, protected=steps * header.protected // 100)
+def _payload(header: TurboHeader) -> Payload:
+    steps = header.method.steps - 1 - header.method.closing
+    return Payload(_protocol(header), steps=steps, protected=steps * header.method.protected // 100)
 
 
-def _most_atoms(header: Header, budget: int) -> int:
+def _with_atoms(header: TurboHeader, atoms: int) -> TurboHeader:
+    return replace(header, method=replace(header.method, atoms=atoms))
+
+
+def _most_atoms(header: TurboHeader, budget: int) -> int:
     """The largest M whose payload takes at most ``budget`` bytes; at least 1."""
-    most = PROTOCOLS[header.protocol].most_atoms(1 << header.size_log2)
+    most = PROTOCOLS[header.protocol].most_atoms(1 << header.method.size_log2)
     # Ranks get shorter again beyond K/2, an atom takes a bit a step at least, and C(K, M) with a large M is slow.
-    low, high = 1, max(1, min(most // 2, 8 * budget // (header.steps - 1 - header.closing)))
+    steps = header.method.steps - 1 - header.method.closing
+    low, high = 1, max(1, min(most // 2, 8 * budget // steps))
     while low < high:
         middle = (low + high + 1) // 2
-        fits = len(_payload(replace(header, atoms=middle))) <= budget
+        fits = len(_payload(_with_atoms(header, middle))) <= budget
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 
-def _check_codebook(header: Header) -> str | None:
+def _check_codebook(header: TurboHeader) -> str | None:
     """Why a step's codebook is too large to be made for an image of this size, or ``None``."""
     atoms, most = _protocol(header).atoms, max(1 << 24, 32 * header.height * header.width)
     if atoms <= most:
         return None
-    size = 1 << header.size_log2
-    return f"M = {header.atoms} sections of K = {size} atoms are more than {most} for this size: give a smaller K or M"
-
-
-def _to_tensor(image: Image, multiple: int) -> Tensor:
-    """An image to float32 ``(1, 3, H, W)`` in [-1, 1], padded by reflection to a multiple on each side."""
-    padding = [(0, -side % multiple) for side in image.shape[:2]]
-    padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
-    return torch.from_numpy(padded).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
-
-
-def _kind(image: object) -> str:
-    if isinstance(image, np.ndarray):
-        return f"{image.dtype} array of shape {image.shape}"
-    return type(image).__name__
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    # Both decide in which order sums are added up.
-    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+    size = 1 << header.method.size_log2
+    return (
+        f"M = {header.method.atoms} sections of K = {size} atoms are more than {most} for this size: "
+        "give a smaller K or M"
+    )

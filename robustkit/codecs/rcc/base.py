@@ -1,0 +1,363 @@
+"""What all RCC codecs share: their settings, container and rate knobs, and images to latents and back."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.codecs.rcc.container import HEADER_BYTES, PRIOR_BYTES, Header, P, check_size, header_fields
+from robustkit.codecs.rcc.protocol import Integers
+from robustkit.priors import load_prior
+from robustkit.profile import Profile
+
+#: Rate of the default settings, in bits per pixel.
+USUAL_BPP = 0.4
+#: Rates between which a target PSNR is looked for, in bits per pixel, and how near to the least that reaches it one comes.
+PSNR_RATES = (1 / 32, 8.0)
+PSNR_PRECISION = 1.03
+
+Read = TypeVar("Read")
+
+
+class CommonSettings(TypedDict, total=False):
+    """Settings that every RCC codec takes; :class:`RCCCodec` says what they mean."""
+
+    bpp: float | None
+    psnr: float | None
+    seed: int
+    prior: str
+    container: str
+    size: tuple[int, int] | None
+    efficiency: float
+    device: str
+    dtype: str
+
+
+#: Settings that change neither the format nor what the profile promises of it.
+_NEUTRAL = frozenset({"seed", "size", "device", "dtype"})
+
+
+def records_settings(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a codec know which of its settings are not the defaults: ``changed``, set before ``init`` runs."""
+
+    @functools.wraps(init)
+    def wrapped(self: Any, **settings: Any) -> None:
+        defaults: dict[str, Any] = {}
+        for kind in type(self).__mro__:
+            if "__init__" in vars(kind):
+                taken = inspect.signature(vars(kind)["__init__"]).parameters
+                defaults = {name: parameter.default for name, parameter in taken.items()} | defaults
+        if not hasattr(self, "changed"):
+            self.changed = frozenset(name for name, value in settings.items() if value != defaults.get(name))
+        init(self, **settings)
+
+    return wrapped
+
+
+class RCCCodec(Codec, Generic[P, Read]):
+    """A codec that sends which noise a diffusion model's reverse process is to take.
+
+    Args:
+        bpp: rate in bits per pixel, header included; 0.4 unless something else decides the rate.
+        psnr: quality in dB to reach, at the least rate that does (to 3%); instead of ``bpp``, and of framed streams.
+        seed: of all that is pseudo-random, below 2**32.
+        prior: ``"embedded"``, a folder, or a hub name (:func:`robustkit.priors.load_prior`).
+        container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone; the decoder then
+            needs the same settings and ``size``).
+        size: (height, width) of the image, for raw streams.
+        efficiency: share of a step's information that the noise schedule counts on, in steps of 1/100.
+        device: a torch device.
+        dtype: of the denoiser: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+        PriorError: the prior can't be loaded.
+    """
+
+    family = "rcc"
+    #: The header's own settings of each bit protocol that the codec reads.
+    methods: ClassVar[Mapping[int, type[Any]]]
+    #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
+    promises: ClassVar[Profile | None] = None
+    #: Names of the settings that are not the defaults.
+    changed: frozenset[str]
+
+    def __init__(
+        self,
+        *,
+        bpp: float | None = None,
+        psnr: float | None = None,
+        seed: int = 88888888,
+        prior: str = "embedded",
+        container: str = "framed",
+        size: tuple[int, int] | None = None,
+        efficiency: float = 0.85,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        if bpp is not None and psnr is not None:
+            raise ValueError(f"bpp = {bpp} and psnr = {psnr}: give one, the other follows")
+        if bpp is not None and not 0 < bpp <= 64:
+            raise ValueError(f"bpp = {bpp}: give a rate above 0 and up to 64")
+        if psnr is not None and not 5 <= psnr <= 60:
+            raise ValueError(f"psnr = {psnr}: give 5 to 60 dB")
+        if psnr is not None and container == "raw":
+            raise ValueError(f"psnr = {psnr} with container='raw': the rate it finds is kept in the header")
+        if not 0 <= seed < 1 << 32:
+            raise ValueError(f"seed = {seed}: give 0 to 2**32 - 1")
+        if container not in ("framed", "raw"):
+            raise ValueError(f"container {container!r}: give framed or raw")
+        if not 0.01 <= efficiency <= 2.55:
+            raise ValueError(f"efficiency = {efficiency}: give 0.01 to 2.55")
+        if size is not None and (problem := check_size(*size)):
+            raise ValueError(f"size: {problem}")
+        self.profile = None if self.changed - _NEUTRAL else self.promises
+        self.prior = load_prior(prior, device=device, dtype=dtype)
+        self.prior_name = prior
+        self.bpp, self.psnr, self.seed, self.efficiency = bpp, psnr, seed, round(efficiency * 100)
+        self.container, self.size = container, size
+
+    # -- what a method has of its own ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _settle(self, header: Header[P], budget: int) -> Header[P]:
+        """The header with the protocol, the method's settings and the payload's length.
+
+        Args:
+            header: of the image's size; its protocol, method and payload are still to be chosen.
+            budget: bytes that the payload may take, where the rate is what was asked for.
+
+        Raises:
+            EncodeError: no settings do for this image.
+        """
+
+    @abstractmethod
+    def _problem(self, header: Header[P]) -> str | None:
+        """Why a stream that says ``header`` is not decoded, or ``None`` if it is."""
+
+    @abstractmethod
+    def _fields(self, header: Header[P], payload: bytes) -> list[tuple[str, int]]:
+        """Names and bit counts of the payload's fields, in their order."""
+
+    @abstractmethod
+    def _write(self, header: Header[P], clean: Tensor) -> bytes:
+        """The payload for clean latents ``(1, c, h, w)``."""
+
+    @abstractmethod
+    def _read(self, header: Header[P], payload: bytes) -> Read:
+        """What a payload says, before any diffusion.
+
+        Raises:
+            DecodeError: it says nothing.
+        """
+
+    @abstractmethod
+    def _reconstruct(self, header: Header[P], payloads: list[Read]) -> list[Image]:
+        """The images of payloads that have one header."""
+
+    # -- bitstreams ---------------------------------------------------------------------------------------
+
+    def _header_for(self, height: int, width: int, bpp: float | None = None) -> Header[P]:
+        """The header of an image's stream, at ``bpp`` or at the codec's own rate."""
+        rate = USUAL_BPP if self.bpp is None else self.bpp
+        framing = HEADER_BYTES if self.container == "framed" else 0
+        number, method = next(iter(self.methods.items()))
+        empty: Header[P] = Header(
+            number, height, width, method(), self.seed, self.efficiency, self.prior.identity[:PRIOR_BYTES], 0
+        )
+        return self._settle(empty, int((rate if bpp is None else bpp) * height * width) // 8 - framing)
+
+    def _parse(self, bitstream: bytes) -> tuple[Header[P], bytes]:
+        """The header and the payload of ``bitstream``, the header checked against this codec.
+
+        Raises:
+            DecodeError: not this codec's stream, another prior, or more bytes than the settings need.
+        """
+        if self.container == "raw":
+            if self.size is None:
+                raise DecodeError("a raw stream has no header: give the codec size=(height, width)")
+            header, payload = self._header_for(*self.size), bitstream
+        else:
+            header, payload = Header.unpack(bitstream, self.methods), bitstream[HEADER_BYTES:]
+            if header.prior != self.prior.identity[:PRIOR_BYTES]:
+                raise DecodeError(
+                    f"encoded with the prior {header.prior.hex()}, "
+                    f"this is {self.prior.identity[:PRIOR_BYTES].hex()} ({self.prior_name})"
+                )
+            if problem := check_size(header.height, header.width):
+                raise DecodeError(problem)
+            if not header.efficiency:
+                raise DecodeError("the header's settings contradict each other")
+            if problem := self._problem(header):
+                raise DecodeError(problem)
+        if len(payload) > header.payload:
+            needed = len(bitstream) - len(payload) + header.payload
+            raise DecodeError(f"{len(bitstream)} bytes, where the settings need {needed}")
+        return header, payload
+
+    def layout(self, bitstream: bytes) -> Layout:
+        bits = 8 * len(bitstream)
+        header = header_fields(next(iter(self.methods.values()))) if self.container == "framed" else ()
+        try:
+            parsed, payload = self._parse(bitstream)
+            header = header and header_fields(type(parsed.method))
+            fields = self._fields(parsed, payload)
+        except DecodeError:
+            fields = [("payload", bits)]
+        named = [(f"header {name}", length, True) for name, length in header]
+        named += [(name, length, False) for name, length in fields]
+        regions, start = [], 0
+        for name, length, in_header in named:
+            if length:
+                regions.append(Region(name, min(start, bits), min(start + length, bits), in_header))
+            start += length
+        return Layout(tuple(regions), bits)
+
+    # -- coding -------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, image: Image) -> bytes:
+        _check_image(image)
+        clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
+        if self.psnr is None:
+            return self._stream(image, clean)
+        return self._least_that_reaches(self.psnr, image, clean)
+
+    def _stream(self, image: Image, clean: Tensor, bpp: float | None = None) -> bytes:
+        header = self._header_for(image.shape[0], image.shape[1], bpp)
+        payload = self._write(header, clean)
+        return payload if self.container == "raw" else replace(header, payload=len(payload)).pack() + payload
+
+    def _least_that_reaches(self, psnr: float, image: Image, clean: Tensor) -> bytes:
+        """The stream of least rate, to within ``PSNR_PRECISION``, whose image has ``psnr`` dB at least."""
+
+        def attempt(bpp: float) -> tuple[bytes, float]:
+            stream = self._stream(image, clean, bpp)
+            return stream, _psnr(image, self.decode(stream))
+
+        # From below: with few steps, quality falls again at rates that they can't use.
+        low, high = PSNR_RATES[0], PSNR_RATES[0]
+        best, found = attempt(high)
+        most = found
+        while found < psnr:
+            low, high = high, 2 * high
+            if high > PSNR_RATES[1] or found < most:
+                raise EncodeError(f"psnr = {psnr}: with these settings this image reaches {most:.2f} dB; ask for less")
+            best, found = attempt(high)
+            most = max(most, found)
+        while high / low > PSNR_PRECISION:
+            middle = math.sqrt(low * high)
+            stream, found = attempt(middle)
+            if found >= psnr:
+                best, high = stream, middle
+            else:
+                low = middle
+        return best
+
+    def decode(self, bitstream: bytes) -> Image:
+        (decoded,) = self.decode_batch([bitstream])
+        if isinstance(decoded, DecodeError):
+            raise decoded
+        return decoded
+
+    @torch.inference_mode()
+    def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
+        decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
+        groups: dict[Header[P], list[tuple[int, Read]]] = {}
+        for place, bitstream in enumerate(bitstreams):
+            try:
+                header, payload = self._parse(bitstream)
+                groups.setdefault(header, []).append((place, self._read(header, payload)))
+            except DecodeError as error:
+                decoded[place] = error
+        for header, members in groups.items():
+            images = self._reconstruct(header, [read for _, read in members])
+            for (place, _), image in zip(members, images, strict=True):
+                decoded[place] = image
+        return decoded
+
+    # -- parts for the methods ----------------------------------------------------------------------------
+
+    def _latent_shape(self, header: Header[P]) -> tuple[int, int, int]:
+        multiple = self.prior.pixel_multiple
+        return self.prior.latent_shape(*(-(-side // multiple) * multiple for side in (header.height, header.width)))
+
+    def _first_noise(self, header: Header[P]) -> Tensor:
+        """x_T, ``(1, c, h, w)``: about standard normal, from counted coin flips, so that every device has the same."""
+        # Steps draw from the streams (seed, 0), (seed, 1), ...; this one is none of them.
+        shape = self._latent_shape(header)
+        words = np.random.Philox(key=[header.seed, 1 << 32]).random_raw(math.prod(shape))
+        heads = torch.from_numpy(np.bitwise_count(words).astype(np.float32)).to(self.prior.device)
+        return ((heads - 32) / 4).view(1, *shape)
+
+    def _images(self, header: Header[P], latents: Tensor) -> list[Image]:
+        """The images of final latents ``(b, c, h, w)``."""
+        images = self.prior.decode(latents)[:, :, : header.height, : header.width]
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    def describe(self) -> Mapping[str, str]:
+        rate = f"bpp={USUAL_BPP if self.bpp is None else self.bpp:g}" if self.psnr is None else f"psnr={self.psnr:g}"
+        return {
+            "torch": torch.__version__,
+            "device": _device_name(self.prior.device),
+            "dtype": str(self.prior.dtype).removeprefix("torch."),
+            "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
+            "settings": f"{rate} seed={self.seed} efficiency={self.efficiency / 100}",
+        }
+
+
+def part(shared: Integers, words: Integers) -> tuple[Integers, Integers, Integers]:
+    """Let streams that have shared their states part where their words differ.
+
+    Damaged copies of one stream part at their first flips, and until then one state, and so one call of the denoiser,
+    does for all of them.
+
+    Args:
+        shared: int64 ``(b,)``, the number of each stream's state.
+        words: int64 ``(b, ...)``, what each stream says next.
+
+    Returns:
+        a stream of each new state, the old state that each new one comes from, and the new ``shared``.
+    """
+    rows = np.column_stack([shared, words.reshape(len(words), -1)])
+    _, first, after = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first, shared[first], after.reshape(-1)
+
+
+def _check_image(image: object) -> None:
+    if not isinstance(image, np.ndarray):
+        raise EncodeError(f"{type(image).__name__}: give uint8, height x width x 3")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise EncodeError(f"{image.dtype} array of shape {image.shape}: give uint8, height x width x 3")
+    if problem := check_size(*image.shape[:2]):
+        raise EncodeError(problem)
+
+
+def _to_tensor(image: Image, multiple: int) -> Tensor:
+    """An image to float32 ``(1, 3, H, W)`` in [-1, 1], padded by reflection to a multiple on each side."""
+    padding = [(0, -side % multiple) for side in image.shape[:2]]
+    padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
+    return torch.from_numpy(padded).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
+
+
+def _psnr(one: Image, other: Image) -> float:
+    error = float(np.square(one.astype(np.float64) - other).mean())
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    # Both decide in which order sums are added up.
+    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
