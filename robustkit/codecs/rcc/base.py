@@ -22,7 +22,7 @@ from robustkit.profile import Profile
 
 #: Rate of the default settings, in bits per pixel.
 USUAL_BPP = 0.4
-#: Rates between which a target PSNR is looked for, in bits per pixel, and how near to the least that reaches it one comes.
+#: Rates in bits per pixel between which a target PSNR is looked for, and how near to the least that reaches it.
 PSNR_RATES = (1 / 32, 8.0)
 PSNR_PRECISION = 1.03
 
