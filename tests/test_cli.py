@@ -68,7 +68,7 @@ class Broken(Codec):
 """
 
 
-@pytest.mark.parametrize("command", ["codecs", "encode", "decode", "corrupt", "replay"])
+@pytest.mark.parametrize("command", ["codecs", "encode", "decode", "corrupt", "replay", "calibrate-prior"])
 def test_help_teaches_by_example(command):
     text = cli(command, "--help").stdout
     assert re.search(rf"Examples:\n +robustkit {command}\b", text)

@@ -1,38 +1,137 @@
-"""A Stable Diffusion pipeline small enough for a test: the real classes, random weights, saved to disk."""
+"""Diffusers pipelines small enough for a test: the real classes, random weights, saved to disk."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 
-def save_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
-    """Write a randomly initialised ``StableDiffusionPipeline`` (under 1 MB) and return its folder."""
+def save_tiny_pipeline(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    seed: int = 0,
+    generation: int = 1,
+    levels: int = 2,
+    vae_levels: int = 3,
+    scheduler: str | None = None,
+    scheduler_settings: dict[str, Any] | None = None,
+    in_channels: int = 4,
+) -> Path:
+    """Write a randomly initialised ``StableDiffusionPipeline`` (about 1 MB) and return its folder.
+
+    Args:
+        generation: 1 or 2, what the U-Net's attention and the text encoder are like.
+        levels: resolutions of the U-Net, 4 in the real ones.
+        vae_levels: resolutions of the VAE, 4 in the real ones.
+        scheduler: class that it is saved with, DDIMScheduler with the settings of today unless given.
+        scheduler_settings: of that class, over those of Stable Diffusion.
+        in_channels: of the U-Net; 9 is one for inpainting.
+    """
+    import diffusers
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
+    second = {"use_linear_projection": True, "upcast_attention": True, "attention_head_dim": (4,) * levels}
+    unet = diffusers.UNet2DConditionModel(
         sample_size=8,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
-        block_out_channels=(8, 16),
+        block_out_channels=(8, *(16,) * (levels - 1)),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
+        up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
         cross_attention_dim=16,
-        attention_head_dim=4,
         norm_num_groups=4,
+        **({"attention_head_dim": 4} if generation == 1 else second),
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
+    settings: dict[str, Any] = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "prediction_type": prediction_type,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=_vae(vae_levels, latent_channels=4, scaling_factor=0.18215),
+        text_encoder=_clip_text_model(hidden_act="quick_gelu" if generation == 1 else "gelu"),
+        tokenizer=_clip_tokenizer(folder),
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(**settings, steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    target = folder / "pipeline"
+    pipeline.save_pretrained(target, safe_serialization=True)
+    if scheduler is not None:
+        # Afterwards, because diffusers warns of what old pipelines have.
+        getattr(diffusers, scheduler)(**{**settings, **(scheduler_settings or {})}).save_pretrained(
+            target / "scheduler"
+        )
+    return target
+
+
+def save_tiny_flux(folder: Path, *, distilled: bool = True, seed: int = 0, out_channels: int | None = None) -> Path:
+    """Write a randomly initialised ``FluxPipeline`` (under 1 MB) and return its folder.
+
+    Args:
+        distilled: as FLUX.1-dev, whose transformer is told the guidance; else as FLUX.1-schnell.
+        out_channels: of the transformer, if not as many as it takes.
+    """
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from tokenizers import Tokenizer, models
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    torch.manual_seed(seed)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        out_channels=out_channels,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=distilled,
+        axes_dims_rope=(4, 4, 8),
+    )
+    t5 = T5EncoderModel(T5Config(vocab_size=4, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4))
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -1.0), ("a", -2.0)]
+    t5_tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(3, latent_channels=4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=_clip_text_model(),
+        tokenizer=_clip_tokenizer(folder),
+        text_encoder_2=t5,
+        tokenizer_2=T5TokenizerFast(tokenizer_object=t5_tokenizer, extra_ids=0, model_max_length=512),
+        transformer=transformer,
+    )
+    pipeline.save_pretrained(folder / "pipeline", safe_serialization=True)
+    return folder / "pipeline"
+
+
+def _vae(levels: int, **settings: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(*(8,) * (levels - 1), 16),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         norm_num_groups=4,
+        **settings,
     )
-    text_encoder = CLIPTextModel(
+
+
+def _clip_text_model(**settings: Any) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=4,
             hidden_size=16,
@@ -43,29 +142,14 @@ def save_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: 
             bos_token_id=2,
             eos_token_id=3,
             pad_token_id=3,
+            **settings,
         )
     )
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _clip_tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
     (folder / "vocab.json").write_text(json.dumps({"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=8)
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type=prediction_type,
-        steps_offset=1,
-        clip_sample=False,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder / "pipeline", safe_serialization=True)
-    return folder / "pipeline"
+    return CLIPTokenizer.from_pretrained(str(folder), model_max_length=8)

@@ -16,8 +16,8 @@ def load_prior(name: str, *, device: str = "cpu", dtype: str = "float32") -> Pri
     """Load a prior.
 
     Args:
-        name: ``"embedded"``, a folder that ``robustkit.priors.train`` wrote, a folder that
-            ``StableDiffusionPipeline.save_pretrained`` wrote, or a hub name of such a pipeline.
+        name: ``"embedded"``, a folder that ``robustkit.priors.train`` wrote, a folder that ``save_pretrained`` of a
+            ``StableDiffusionPipeline`` or ``FluxPipeline`` wrote, or a hub name of such a pipeline.
         device: a torch device.
         dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``, of the network.
 
@@ -31,11 +31,24 @@ def load_prior(name: str, *, device: str = "cpu", dtype: str = "float32") -> Pri
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in kinds:
         raise PriorError(f"dtype {dtype!r}: give {', '.join(kinds)}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise PriorError(f"device {device!r} can't be used here: {str(error).partition(chr(10))[0]}") from error
     folder = EMBEDDED if name == "embedded" else Path(name)
     if (folder / "model_index.json").is_file() or not folder.exists():
+        from robustkit.priors.flux import FluxPrior
+        from robustkit.priors.latent import LatentPrior, pipeline_kind
         from robustkit.priors.stable_diffusion import StableDiffusionPrior
 
-        return StableDiffusionPrior(name, device=device, dtype=kinds[dtype])
+        pipelines: dict[str, type[LatentPrior]] = {
+            "StableDiffusionPipeline": StableDiffusionPrior,
+            "FluxPipeline": FluxPrior,
+        }
+        found = pipeline_kind(name)
+        if found not in pipelines:
+            raise PriorError(f"prior {name!r} is a {found}: give a {' or '.join(pipelines)}")
+        return pipelines[found](name, device=device, dtype=kinds[dtype])
     if (folder / "config.json").is_file():
         from robustkit.priors.blockdiffusion import BlockDiffusionPrior
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,8 @@ class Prior(ABC):
     """A diffusion model of images.
 
     Attributes:
-        identity: SHA-256 of what decides its output (config and weights); two codecs can read each
-            other's streams only if these agree.
+        identity: SHA-256 of what decides its output (config, weights, and the curve below); two codecs can read
+            each other's streams only if these agree.
         mmse: ``(log_snr, mean squared error)`` of the denoiser on photographs, log-SNR rising: how much
             information a step of SNR buys (Guo, Shamai and Verdu 2005). ``None`` where it was never measured.
     """
@@ -71,3 +72,17 @@ class Prior(ABC):
     @abstractmethod
     def level_at_snr(self, log_snr: float) -> NoiseLevel:
         """The level whose ``ln(alpha_bar / (1 - alpha_bar))`` is nearest to ``log_snr``."""
+
+    def level_at_timestep(self, timestep: int) -> NoiseLevel:
+        """The level that published schedules call ``timestep``, 0 (clean) to 999.
+
+        A prior without timesteps of its own has Stable Diffusion's.
+        """
+        alpha_bar = _stable_diffusion_alphas()[timestep]
+        return self.level_at_snr(float(np.log(alpha_bar / (1 - alpha_bar))))
+
+
+@lru_cache
+def _stable_diffusion_alphas() -> npt.NDArray[np.float64]:
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    return np.cumprod(1 - betas)

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from robustkit.priors import load_prior
+from robustkit.priors.base import NoiseLevel
 from robustkit.priors.blockdiffusion import (
     BLOCK,
     BlockDiffusionPrior,
@@ -35,6 +36,7 @@ from robustkit.priors.blockdiffusion import (
     make_network,
     save_prior,
 )
+from robustkit.priors.calibration import error_curve
 from robustkit.priors.photographs import Photograph, centre_crops, draw_crops, pick_precision, read_photographs
 from robustkit.priors.unet import UNetConfig
 
@@ -143,23 +145,21 @@ def held_out_loss(denoiser: WienerDenoiser, latents: Tensor) -> float:
     return float(torch.stack(losses).sum() / len(latents))
 
 
-@torch.inference_mode()
 def measure_mmse(denoiser: WienerDenoiser, latents: Tensor, points: int = 26) -> dict[str, list[float]]:
     """The denoiser's mean squared error against log-SNR, over held-out crops.
 
     Returns:
         ``log_snr``, evenly spread over the trained range, and ``squared_error``, of a latent element.
     """
-    generator = torch.Generator(latents.device).manual_seed(1)
-    log_snr = np.linspace(*denoiser.log_snr_range, points)
-    errors = []
-    for value in log_snr:
-        level = torch.full((len(latents),), float(value), device=latents.device)
-        posterior = denoiser.variance / (denoiser.variance * math.exp(value) + 1)
-        batches = [(latents[i : i + 8], level[i : i + 8]) for i in range(0, len(latents), 8)]
-        relative = torch.cat([relative_loss(denoiser, *batch, generator) for batch in batches])
-        errors.append(float(relative.mean() * posterior.mean()))
-    return {"log_snr": [float(v) for v in log_snr], "squared_error": errors}
+
+    def predict_clean(noisy: Tensor, level: NoiseLevel) -> Tensor:
+        estimate: Tensor = denoiser(noisy, torch.full((len(noisy),), level.alpha_bar, device=noisy.device))
+        return estimate.to(torch.float32)
+
+    log_snrs = np.linspace(*denoiser.log_snr_range, points).tolist()
+    levels = [NoiseLevel(alpha_bar=1 / (1 + math.exp(-value)), timestep=value) for value in log_snrs]
+    errors = [error for _, error in error_curve(predict_clean, torch.split(latents, 8), levels)]
+    return {"log_snr": log_snrs, "squared_error": errors}
 
 
 class Run:
