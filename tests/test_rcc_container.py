@@ -13,6 +13,7 @@ from robustkit.codecs.rcc.turbo import TurboParameters
 
 METHODS = {1: TurboParameters}
 HEADER = Header(
+    schedule=2,
     protocol=1,
     height=256,
     width=300,

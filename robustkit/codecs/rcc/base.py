@@ -17,7 +17,9 @@ from torch import Tensor
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
 from robustkit.codecs.rcc.container import HEADER_BYTES, PRIOR_BYTES, Header, P, check_size, header_fields
 from robustkit.codecs.rcc.protocol import Integers
+from robustkit.codecs.rcc.schedule import SCHEDULES, noise_levels, usual_schedule
 from robustkit.priors import load_prior
+from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile
 
 #: Rate of the default settings, in bits per pixel.
@@ -38,6 +40,7 @@ class CommonSettings(TypedDict, total=False):
     prior: str
     container: str
     size: tuple[int, int] | None
+    schedule: str | None
     efficiency: float
     device: str
     dtype: str
@@ -75,7 +78,9 @@ class RCCCodec(Codec, Generic[P, Read]):
         container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone; the decoder then
             needs the same settings and ``size``).
         size: (height, width) of the image, for raw streams.
-        efficiency: share of a step's information that the noise schedule counts on, in steps of 1/100.
+        schedule: which noise levels are visited (:data:`robustkit.codecs.rcc.schedule.SCHEDULES`): ``"information"``,
+            the default where the prior's error curve is known, ``"even"``, or ``"published"``.
+        efficiency: share of a step's information that the schedule by information counts on, in steps of 1/100.
         device: a torch device.
         dtype: of the denoiser: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
 
@@ -101,6 +106,7 @@ class RCCCodec(Codec, Generic[P, Read]):
         prior: str = "embedded",
         container: str = "framed",
         size: tuple[int, int] | None = None,
+        schedule: str | None = None,
         efficiency: float = 0.85,
         device: str = "cpu",
         dtype: str = "float32",
@@ -124,6 +130,9 @@ class RCCCodec(Codec, Generic[P, Read]):
         self.profile = None if self.changed - _NEUTRAL else self.promises
         self.prior = load_prior(prior, device=device, dtype=dtype)
         self.prior_name = prior
+        self.schedule = usual_schedule(self.prior) if schedule is None else schedule
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {schedule!r}: give {', '.join(SCHEDULES)}")
         self.bpp, self.psnr, self.seed, self.efficiency = bpp, psnr, seed, round(efficiency * 100)
         self.container, self.size = container, size
 
@@ -173,7 +182,15 @@ class RCCCodec(Codec, Generic[P, Read]):
         framing = HEADER_BYTES if self.container == "framed" else 0
         number, method = next(iter(self.methods.items()))
         empty: Header[P] = Header(
-            number, height, width, method(), self.seed, self.efficiency, self.prior.identity[:PRIOR_BYTES], 0
+            schedule=SCHEDULES.index(self.schedule),
+            protocol=number,
+            height=height,
+            width=width,
+            method=method(),
+            seed=self.seed,
+            efficiency=self.efficiency,
+            prior=self.prior.identity[:PRIOR_BYTES],
+            payload=0,
         )
         return self._settle(empty, int((rate if bpp is None else bpp) * height * width) // 8 - framing)
 
@@ -196,7 +213,7 @@ class RCCCodec(Codec, Generic[P, Read]):
                 )
             if problem := check_size(header.height, header.width):
                 raise DecodeError(problem)
-            if not header.efficiency:
+            if not header.efficiency or header.schedule >= len(SCHEDULES):
                 raise DecodeError("the header's settings contradict each other")
             if problem := self._problem(header):
                 raise DecodeError(problem)
@@ -288,6 +305,17 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     # -- parts for the methods ----------------------------------------------------------------------------
 
+    def _levels(self, header: Header[P], *, steps: int, closing: int, correlation: float) -> list[NoiseLevel]:
+        """The noise levels (:func:`robustkit.codecs.rcc.schedule.noise_levels`)."""
+        return noise_levels(
+            self.prior,
+            steps=steps,
+            closing=closing,
+            correlation=correlation,
+            efficiency=header.efficiency / 100,
+            schedule=SCHEDULES[header.schedule],
+        )
+
     def _latent_shape(self, header: Header[P]) -> tuple[int, int, int]:
         multiple = self.prior.pixel_multiple
         return self.prior.latent_shape(*(-(-side // multiple) * multiple for side in (header.height, header.width)))
@@ -313,7 +341,7 @@ class RCCCodec(Codec, Generic[P, Read]):
             "device": _device_name(self.prior.device),
             "dtype": str(self.prior.dtype).removeprefix("torch."),
             "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
-            "settings": f"{rate} seed={self.seed} efficiency={self.efficiency / 100}",
+            "settings": f"{rate} seed={self.seed} schedule={self.schedule} efficiency={self.efficiency / 100}",
         }
 
 
@@ -331,8 +359,10 @@ def part(shared: Integers, words: Integers) -> tuple[Integers, Integers, Integer
         a stream of each new state, the old state that each new one comes from, and the new ``shared``.
     """
     rows = np.column_stack([shared, words.reshape(len(words), -1)])
-    _, first, after = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return first, shared[first], after.reshape(-1)
+    states: dict[bytes, int] = {}
+    after = np.array([states.setdefault(row.tobytes(), len(states)) for row in rows])
+    first = np.unique(after, return_index=True)[1]
+    return first, shared[first], after
 
 
 def _check_image(image: object) -> None:

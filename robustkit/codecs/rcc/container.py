@@ -64,6 +64,7 @@ class Header(Generic[P]):
     """Everything a decoder must know.
 
     Attributes:
+        schedule: number of the noise schedule.
         protocol: number of the bit protocol.
         height, width: of the image, in pixels.
         method: the method's own settings.
@@ -73,6 +74,7 @@ class Header(Generic[P]):
         payload: bytes that follow the header.
     """
 
+    schedule: int
     protocol: int
     height: int
     width: int
@@ -86,7 +88,7 @@ class Header(Generic[P]):
         """The header as ``HEADER_BYTES`` bytes, parity included."""
         packed = _PACKING.pack(
             MAGIC,
-            VERSION << 4 | self.protocol,
+            self.schedule << 6 | VERSION << 4 | self.protocol,
             self.height,
             self.width,
             self.method.pack(),
@@ -119,20 +121,21 @@ class Header(Generic[P]):
         if _CHECK.pack(zlib.crc32(packed) & 0xFFFF) != check:
             raise DecodeError("the header is damaged beyond repair: its checksum is wrong")
         magic, version, height, width, method, *more = _PACKING.unpack(packed)
-        if magic != MAGIC or version >> 4 != VERSION:
-            raise DecodeError(f"magic {magic!r} version {version >> 4}, not {MAGIC!r} version {VERSION}")
-        protocol = version & 15
+        schedule, version, protocol = version >> 6, version >> 4 & 3, version & 15
+        if magic != MAGIC or version != VERSION:
+            raise DecodeError(f"magic {magic!r} version {version}, not {MAGIC!r} version {VERSION}")
         if protocol not in methods:
             known = ", ".join(map(str, methods))
             raise DecodeError(f"bit protocol {protocol}: this codec reads {known}")
-        return cls(protocol, height, width, methods[protocol].unpack(method), *more)
+        return cls(schedule, protocol, height, width, methods[protocol].unpack(method), *more)
 
 
 def header_fields(method: type[Parameters]) -> tuple[tuple[str, int], ...]:
     """Names and bit counts of the header's fields, in their order in the stream."""
     return (
         ("magic", 16),
-        ("version", 4),
+        ("schedule", 2),
+        ("version", 2),
         ("protocol", 4),
         ("height", 16),
         ("width", 16),

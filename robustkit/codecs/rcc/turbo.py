@@ -16,8 +16,9 @@ from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, part, records_se
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
+from robustkit.codecs.rcc.presets import takes_preset
 from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
-from robustkit.codecs.rcc.schedule import noise_levels, reverse_step
+from robustkit.codecs.rcc.schedule import SCHEDULES, check_schedule, reverse_step
 from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile, Promise
 
@@ -87,6 +88,7 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         ),
     )
 
+    @takes_preset
     @records_settings
     def __init__(
         self,
@@ -123,6 +125,8 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         if codebook not in CODEBOOKS:
             raise ValueError(f"codebook {codebook!r}: give {' or '.join(CODEBOOKS)}")
         super().__init__(**common)
+        if problem := check_schedule(self.prior, self.schedule, T):
+            raise ValueError(problem)
         self.atoms = M
         self.protocol = PROTOCOLS.index(self.protocols[selection])
         self.settings = TurboParameters(
@@ -159,7 +163,7 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
             or header.payload != len(_payload(header))
         ):
             return "the header's settings contradict each other"
-        return _check_codebook(header)
+        return _check_codebook(header) or check_schedule(self.prior, SCHEDULES[header.schedule], method.steps)
 
     def _fields(self, header: TurboHeader, payload: bytes) -> list[tuple[str, int]]:
         return _payload(header).fields()
@@ -214,12 +218,8 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
     def _parts(self, header: TurboHeader, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
         protocol, method = _protocol(header), header.method
         kind = CODEBOOKS[CODEBOOK_NAMES[method.codebook]]
-        levels = noise_levels(
-            self.prior,
-            steps=method.steps,
-            closing=method.closing,
-            correlation=protocol.correlation(elements),
-            efficiency=header.efficiency / 100,
+        levels = self._levels(
+            header, steps=method.steps, closing=method.closing, correlation=protocol.correlation(elements)
         )
         return protocol, kind(protocol.atoms, elements, header.seed, self.prior.device), levels
 
