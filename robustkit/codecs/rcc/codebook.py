@@ -89,14 +89,21 @@ class StructuredCodebook(Codebook):
         self.left, self.right = (_hadamard(f).to(device) for f in (1 << half, self.block >> half))
         # An odd stride below n, so that no two bases share an alignment of signs.
         self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
+        self._drawn: tuple[int, tuple[Tensor, list[Tensor]]] | None = None
 
-    def _signs(self, step: int) -> tuple[Tensor, Tensor]:
-        """+1 and -1: ``(n,)`` for the shared rotation, ``(bases, n)`` for the bases."""
+    def _signs(self, step: int) -> tuple[Tensor, list[Tensor]]:
+        """+1 and -1, ``(n,)`` each: for the shared rotation, and for every basis."""
+        # An encoder asks twice a step.
+        if self._drawn is None or self._drawn[0] != step:
+            self._drawn = step, self._draw(step)
+        return self._drawn[1]
+
+    def _draw(self, step: int) -> tuple[Tensor, list[Tensor]]:
         words = -(-self.length // 64)
         raw = np.random.Philox(key=[self.seed, step]).random_raw(2 * words).astype("<u8").view(np.uint8)
         drawn = torch.from_numpy(_SIGNS_OF_BYTE.take(raw, axis=0).reshape(2, -1)[:, : self.length]).to(self.device)
         twice = torch.cat([drawn[1], drawn[1]])
-        return drawn[0], torch.stack([twice[shift : shift + self.length] for shift in self.shifts])
+        return drawn[0], [twice[shift : shift + self.length] for shift in self.shifts]
 
     def _transform(self, values: Tensor) -> Tensor:
         """Hadamard transform, unnormalised, of each run of ``block`` numbers in the last dimension."""
@@ -110,7 +117,10 @@ class StructuredCodebook(Codebook):
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
         shared, own = self._signs(step)
         spread = _interleave(self._transform(residuals * shared), -1, self.block)
-        return self._transform(spread.unsqueeze(1) * own).flatten(1)[:, : self.size]
+        signed = torch.empty(len(residuals), self.bases, self.length, device=self.device)
+        for basis, signs in enumerate(own):
+            torch.mul(spread, signs, out=signed[:, basis])
+        return self._transform(signed).flatten(1)[:, : self.size]
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
         shared, own = self._signs(step)
@@ -121,14 +131,14 @@ class StructuredCodebook(Codebook):
             sums = self._rows(indices, coefficients, own)
         return _unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared)
 
-    def _rows(self, indices: Tensor, coefficients: Tensor, own: Tensor) -> Tensor:
+    def _rows(self, indices: Tensor, coefficients: Tensor, own: list[Tensor]) -> Tensor:
         """Sums of the bases' signed Hadamard rows, ``(b, n)``, by transforms: their cost depends on n alone."""
         values = torch.zeros(len(indices), self.bases * self.length, device=self.device)
         values.scatter_add_(1, indices, coefficients)
-        return (self._transform(values.view(-1, self.bases, self.length)) * own).sum(dim=1)
+        return (self._transform(values.view(-1, self.bases, self.length)) * torch.stack(own)).sum(dim=1)
 
     def _few_rows(
-        self, indices: Tensor, coefficients: Tensor, base: Tensor, place: Tensor, most: int, own: Tensor
+        self, indices: Tensor, coefficients: Tensor, base: Tensor, place: Tensor, most: int, own: list[Tensor]
     ) -> Tensor:
         """The same sums, to the bit, where no basis gives more than a few rows: a row is an outer product of two."""
         count, right_order = len(indices), self.right.shape[0]
@@ -142,8 +152,8 @@ class StructuredCodebook(Codebook):
         rows[base, streams, place, block] = weighted
         right[base, streams, place] = self.right[row % right_order]
         sums = torch.zeros(count, self.length, device=self.device)
-        for basis in range(self.bases):
-            sums.addcmul_(torch.bmm(left[basis].mT, right[basis]).view(count, -1), own[basis])
+        for basis, signs in enumerate(own):
+            sums.addcmul_(torch.bmm(left[basis].mT, right[basis]).view(count, -1), signs)
         return sums
 
 
@@ -195,7 +205,7 @@ def _hadamard(order: int) -> Tensor:
     return torch.from_numpy((1.0 - 2.0 * parity).astype(np.float32))
 
 
-def _balanced_factors(block: int, largest: int = 64) -> list[int]:
+def _balanced_factors(block: int, largest: int = 16) -> list[int]:
     """Split a power of two into nearly equal powers of two of at most ``largest``."""
     exponent = block.bit_length() - 1
     parts = max(1, -(-exponent // (largest.bit_length() - 1)))

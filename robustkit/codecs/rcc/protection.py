@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 
 from reedsolo import ReedSolomonError, RSCodec
@@ -36,11 +37,12 @@ def repair(data: bytes, given: bytes) -> bytes:
     code = _code(_longest(len(data)))
     repaired = []
     for i in range(count):
-        part = data[i::count]
-        try:
-            repaired.append(bytes(code.decode(part + given[i::count])[0]))
-        except ReedSolomonError:
-            repaired.append(part)
+        part, parity = data[i::count], given[i::count]
+        # To see that nothing is wrong, encoding is four times as fast as decoding.
+        if bytes(code.encode(part)[len(part) :]) != parity:
+            with suppress(ReedSolomonError):
+                part = bytes(code.decode(part + parity)[0])
+        repaired.append(part)
     return _dealt_back(repaired)
 
 

@@ -141,7 +141,12 @@ class SectionIndices(IndependentIndices):
         return self.size * self.count
 
     def choose(self, products: Tensor) -> tuple[Tensor, Tensor]:
-        best = products.abs().view(len(products), self.count, self.size).argmax(dim=2)
+        magnitudes = products.abs().view(len(products), self.count, self.size)
+        if magnitudes.device.type == "cpu":
+            # Six times as fast as torch's.
+            best = torch.from_numpy(magnitudes.numpy().argmax(axis=2))
+        else:
+            best = magnitudes.argmax(dim=2)
         indices = best + self.size * torch.arange(self.count, device=best.device)
         return indices, _signs_of(products, indices)
 
