@@ -31,6 +31,7 @@ def save_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: 
         up_block_types=("UpDecoderBlock2D",) * 3,
         latent_channels=4,
         norm_num_groups=4,
+        scaling_factor=3.6,  # of these random weights: photographs' latents have about unit variance
     )
     text_encoder = CLIPTextModel(
         CLIPTextConfig(

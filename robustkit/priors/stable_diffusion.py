@@ -28,7 +28,7 @@ class StableDiffusionPrior(Prior):
     """
 
     def __init__(self, name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        from diffusers import StableDiffusionPipeline
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         try:
             folder = Path(name if Path(name).is_dir() else StableDiffusionPipeline.download(name, use_safetensors=True))
@@ -41,6 +41,7 @@ class StableDiffusionPrior(Prior):
             ) from error
         self.device, self.dtype = torch.device(device), dtype
         self.mmse = None
+        self.scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
         self.kind = pipeline.scheduler.config.prediction_type
         if self.kind not in ("epsilon", "v_prediction"):
             raise PriorError(f"prior {name!r} predicts {self.kind!r}, not epsilon or v_prediction")
