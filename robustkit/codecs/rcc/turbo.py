@@ -23,6 +23,7 @@ from robustkit.codecs.rcc.container import (
 )
 from robustkit.codecs.rcc.payload import Payload
 from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
+from robustkit.codecs.rcc.reference import PublishedTurboDDCM
 from robustkit.codecs.rcc.schedule import noise_levels, reverse_step
 from robustkit.priors import load_prior
 from robustkit.priors.base import NoiseLevel
@@ -39,11 +40,13 @@ class TurboDDCM(Codec):
         T: noise levels, one call of the denoiser each.
         M: atoms a step; instead of ``bpp``.
         K: atoms that an index can name, a power of two; 2**18, and 2**14 in each section.
-        N: closing steps without bits.
+        N: closing steps without bits; 0, and with the reference codebook the published rule of thumb.
         bpp: rate in bits per pixel, header included; picks M for the image's size.
         seed: of the first noise and the codebook, below 2**32.
         prior: ``"embedded"``, a folder, or a hub name (:func:`robustkit.priors.load_prior`).
-        codebook: ``"structured"`` or ``"gaussian"``.
+        codebook: ``"structured"``, ``"gaussian"``, or ``"reference"``: bit for bit the published streams, with a Stable
+            Diffusion prior, ``container="raw"`` and M; K is then 2**14, selection and protection are as published, and
+            efficiency has no part (:mod:`robustkit.codecs.rcc.reference`).
         selection: which atoms a step may choose: the M with the ``"largest"`` inner products of a codebook of K, as
             published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
         protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
@@ -85,7 +88,7 @@ class TurboDDCM(Codec):
         T: int = 28,
         M: int | None = None,
         K: int | None = None,
-        N: int = 0,
+        N: int | None = None,
         bpp: float | None = None,
         seed: int = 88888888,
         prior: str = "embedded",
@@ -100,16 +103,20 @@ class TurboDDCM(Codec):
     ) -> None:
         if not 2 <= T <= 255:
             raise ValueError(f"T = {T}: give 2 to 255 noise levels")
-        if not 0 <= N <= T - 2:
+        if N is not None and not 0 <= N <= T - 2:
             raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {T - 2}")
         usual = inspect.signature(TurboDDCM.__init__).parameters
         given = (T, M, K, N, bpp, prior, codebook, selection, protect, container, efficiency)
         names = ["T", "M", "K", "N", "bpp", "prior", "codebook", "selection", "protect", "container", "efficiency"]
         self.profile = self.promises if given == tuple(usual[name].default for name in names) else None
-        selection = next(iter(self.protocols)) if selection is None else selection
+        published = codebook == "reference"
+        if selection is None:
+            selection = "largest" if published else next(iter(self.protocols))
         if selection not in self.protocols:
             raise ValueError(f"selection {selection!r} of {self.name}: give {' or '.join(self.protocols)}")
-        if K is None:
+        if K is None and published:
+            K = 1 << 14
+        elif K is None:
             K = self.usual_size if selection == next(iter(self.protocols)) else TurboDDCM.usual_size
         if K < 2 or K & (K - 1) or K > 1 << 24:
             raise ValueError(f"K = {K}: give a power of two from 2 to 2**24")
@@ -118,21 +125,27 @@ class TurboDDCM(Codec):
         most = self.protocols[selection].most_atoms(K)
         if M is not None and not 1 <= M <= most:
             raise ValueError(f"M = {M}: give 1 to {most} atoms a step")
-        protect = self.usual_protection if protect is None else protect
+        if protect is None:
+            protect = 0.0 if published else self.usual_protection
         if not 0 <= protect <= 1:
             raise ValueError(f"protect = {protect}: give a share of the steps, 0 to 1")
         if bpp is not None and not bpp > 0:
             raise ValueError(f"bpp = {bpp}: give a positive rate")
         if not 0 <= seed < 1 << 32:
             raise ValueError(f"seed = {seed}: give 0 to 2**32 - 1")
-        if codebook not in CODEBOOKS:
-            raise ValueError(f"codebook {codebook!r}: give {' or '.join(CODEBOOKS)}")
+        if codebook not in CODEBOOKS and not published:
+            raise ValueError(f"codebook {codebook!r}: give {', '.join(CODEBOOKS)} or reference")
         if container not in ("framed", "raw"):
             raise ValueError(f"container {container!r}: give framed or raw")
         if not 0.01 <= efficiency <= 2.55:
             raise ValueError(f"efficiency = {efficiency}: give 0.01 to 2.55")
         if size is not None and (problem := check_size(*size)):
             raise ValueError(f"size: {problem}")
+        if published and (container != "raw" or selection != "largest" or protect or M is None):
+            raise ValueError(
+                f"codebook 'reference' with container={container!r}, selection={selection!r}, protect={protect:g}, "
+                f"M={M}: give container='raw', selection='largest', protect=0 and a number of atoms M"
+            )
         self.prior = load_prior(prior, device=device, dtype=dtype)
         self.prior_name = prior
         self.bpp = 0.4 if bpp is None and M is None else bpp
@@ -142,15 +155,18 @@ class TurboDDCM(Codec):
             height=0,
             width=0,
             steps=T,
-            closing=N,
+            closing=N or 0,
             protected=round(protect * 100),
             atoms=M or 0,
             size_log2=K.bit_length() - 1,
-            codebook=CODEBOOK_NAMES.index(codebook),
+            codebook=0 if published else CODEBOOK_NAMES.index(codebook),
             seed=seed,
             efficiency=round(efficiency * 100),
             prior=self.prior.identity[:PRIOR_BYTES],
             payload=0,
+        )
+        self.published = (
+            PublishedTurboDDCM(self.prior, _protocol(self.settings), T=T, N=N, seed=seed) if published else None
         )
 
     # -- bitstreams ---------------------------------------------------------------------------------------
@@ -210,6 +226,8 @@ class TurboDDCM(Codec):
 
     def layout(self, bitstream: bytes) -> Layout:
         bits = 8 * len(bitstream)
+        if self.published:
+            return self._published_layout(bits)
         header = HEADER_FIELDS if self.container == "framed" else ()
         try:
             payload = _payload(self._parse(bitstream)).fields()
@@ -223,6 +241,14 @@ class TurboDDCM(Codec):
             start += length
         return Layout(tuple(regions), bits)
 
+    def _published_layout(self, bits: int) -> Layout:
+        fields = [("payload", bits)]
+        if self.published and self.size and bits == 8 * self.published.length(*self.size):
+            fields = self.published.fields(*self.size)
+        stops = list(itertools.accumulate(length for _, length in fields))
+        regions = [Region(name, stop - length, stop, False) for (name, length), stop in zip(fields, stops, strict=True)]
+        return Layout(tuple(regions), bits)
+
     # -- coding -------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -231,6 +257,8 @@ class TurboDDCM(Codec):
             raise EncodeError(f"{_kind(image)}: give uint8, height x width x 3")
         if problem := check_size(*image.shape[:2]):
             raise EncodeError(problem)
+        if self.published:
+            return self.published.encode(image)
         header = self._header_for(*image.shape[:2])
         clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
         protocol, codebook, levels = self._parts(header, clean[0].numel())
@@ -253,6 +281,8 @@ class TurboDDCM(Codec):
 
     @torch.inference_mode()
     def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
+        if self.published and self.size:
+            return self.published.decode_batch(bitstreams, *self.size)
         decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
         groups: dict[tuple[Header, int], list[tuple[int, Integers, Integers]]] = {}
         for place, bitstream in enumerate(bitstreams):
@@ -329,7 +359,8 @@ class TurboDDCM(Codec):
             "settings": f"T={settings.steps} N={settings.closing} K={1 << settings.size_log2} "
             + f"protocol={PROTOCOLS[settings.protocol].__name__} protect={settings.protected / 100} "
             + (f"M={settings.atoms}" if self.bpp is None else f"bpp={self.bpp:g}")
-            + f" seed={settings.seed} codebook={CODEBOOK_NAMES[settings.codebook]}"
+            + f" seed={settings.seed} "
+            + ("codebook=reference" if self.published else f"codebook={CODEBOOK_NAMES[settings.codebook]}")
             + f" efficiency={settings.efficiency / 100}",
         }
 
