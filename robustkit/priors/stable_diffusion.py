@@ -23,6 +23,9 @@ class StableDiffusionPrior(Prior):
         device: a torch device.
         dtype: of the U-Net; the VAE runs in float32 on a CPU and in ``dtype`` elsewhere.
 
+    Attributes:
+        scheduler: diffusers' DDIM with the pipeline's own noise schedule, as the published RCC codecs load it.
+
     Raises:
         PriorError: no such pipeline, or its U-Net predicts something else.
     """

@@ -38,7 +38,8 @@ TIMESTEPS = (
 )
 # fmt: on
 
-#: The largest codebook that is made, K times n numbers: 4 GiB in float32. K = 2**14 for an image of 768x768 is half.
+#: The largest codebook that is made, K times n numbers: 4 GiB in float32, of which DDCM's matching pursuit takes a few.
+#: K = 2**14 for an image of 768x768 is about half.
 MOST_ENTRIES = 1 << 30
 
 
@@ -63,6 +64,8 @@ class Published(ABC):
                 "codebook 'reference' is of Stable Diffusion pipelines: "
                 "give prior= a folder that StableDiffusionPipeline.save_pretrained wrote, or a hub name"
             )
+        if prior.dtype not in (torch.float32, torch.float16):
+            raise ValueError(f"dtype {prior.dtype}: codebook 'reference' takes float32 and float16, as published")
         self.prior, self.K, self.bits = prior, K, bits
         self.alphas_bar: Tensor = prior.scheduler.alphas_cumprod
         if len(self.alphas_bar) != 1000:

@@ -351,12 +351,13 @@ class TurboDDCM(Codec):
 
     def describe(self) -> Mapping[str, str]:
         settings = self.settings
+        closing = "by rule" if self.published and self.published.closing is None else settings.closing
         return {
             "torch": torch.__version__,
             "device": _device_name(self.prior.device),
             "dtype": str(self.prior.dtype).removeprefix("torch."),
             "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
-            "settings": f"T={settings.steps} N={settings.closing} K={1 << settings.size_log2} "
+            "settings": f"T={settings.steps} N={closing} K={1 << settings.size_log2} "
             + f"protocol={PROTOCOLS[settings.protocol].__name__} protect={settings.protected / 100} "
             + (f"M={settings.atoms}" if self.bpp is None else f"bpp={self.bpp:g}")
             + f" seed={settings.seed} "
