@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def save_tiny_pipeline(
@@ -21,6 +25,8 @@ def save_tiny_pipeline(
 ) -> Path:
     """Write a randomly initialised ``StableDiffusionPipeline`` (about 1 MB) and return its folder.
 
+    The weights depend on their names and the seed alone: golden streams outlive other versions of the libraries.
+
     Args:
         generation: 1 or 2, what the U-Net's attention and the text encoder are like.
         levels: resolutions of the U-Net, 4 in the real ones.
@@ -30,9 +36,7 @@ def save_tiny_pipeline(
         in_channels: of the U-Net; 9 is one for inpainting.
     """
     import diffusers
-    import torch
 
-    torch.manual_seed(seed)
     second = {"use_linear_projection": True, "upcast_attention": True, "attention_head_dim": (4,) * levels}
     unet = diffusers.UNet2DConditionModel(
         sample_size=8,
@@ -53,9 +57,14 @@ def save_tiny_pipeline(
         "prediction_type": prediction_type,
     }
     folder.mkdir(parents=True, exist_ok=True)
+    # With these random weights, that factor gives photographs' latents about unit variance.
+    vae = _vae(vae_levels, latent_channels=4, scaling_factor=3.6)
+    text_encoder = _clip_text_model(hidden_act="quick_gelu" if generation == 1 else "gelu")
+    for network in (unet, vae, text_encoder):
+        draw_weights(network, seed)
     pipeline = diffusers.StableDiffusionPipeline(
-        vae=_vae(vae_levels, latent_channels=4, scaling_factor=0.18215),
-        text_encoder=_clip_text_model(hidden_act="quick_gelu" if generation == 1 else "gelu"),
+        vae=vae,
+        text_encoder=text_encoder,
         tokenizer=_clip_tokenizer(folder),
         unet=unet,
         scheduler=diffusers.DDIMScheduler(**settings, steps_offset=1, clip_sample=False),
@@ -153,3 +162,18 @@ def _clip_tokenizer(folder: Path) -> Any:
     (folder / "vocab.json").write_text(json.dumps({"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer.from_pretrained(str(folder), model_max_length=8)
+
+
+def draw_weights(network: Any, seed: int) -> None:
+    """Set each tensor from a Philox generator keyed by its name: uniform, scaled as torch scales a fresh layer."""
+    import torch
+
+    for name, parameter in network.named_parameters():
+        key = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:16])
+        uniform = np.random.Generator(np.random.Philox(key=key)).random(parameter.shape) * 2 - 1
+        if parameter.ndim == 1:
+            drawn = 0.1 * uniform + (1 if name.endswith("weight") else 0)  # of a norm; or a bias
+        else:
+            drawn = uniform / math.sqrt(math.prod(parameter.shape[1:]))
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(drawn))

@@ -19,6 +19,9 @@ LEAST_SHARE = 2.0**-24
 class StableDiffusionPrior(LatentPrior):
     """A ``StableDiffusionPipeline`` (1.x and 2.x, of any size) whose U-Net predicts epsilon or v.
 
+    Attributes:
+        scheduler: diffusers' DDIM with the pipeline's own noise schedule, as the published RCC codecs load it.
+
     Raises:
         PriorError: no such pipeline, its U-Net predicts something else, or takes more than a latent and a prompt.
     """
@@ -42,7 +45,7 @@ class StableDiffusionPrior(LatentPrior):
         settings = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         if "beta_schedule" not in settings:
             raise PriorError(f"{folder}: {settings.get('_class_name')} is no scheduler of Stable Diffusion's")
-        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+        self.scheduler = scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
         self.kind = scheduler.config.prediction_type
         if self.kind not in ("epsilon", "v_prediction"):
             raise PriorError(f"{folder} predicts {self.kind!r}, not epsilon or v_prediction")

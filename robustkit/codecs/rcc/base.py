@@ -17,6 +17,7 @@ from torch import Tensor
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
 from robustkit.codecs.rcc.container import HEADER_BYTES, PRIOR_BYTES, Header, P, check_size, header_fields
 from robustkit.codecs.rcc.protocol import Integers
+from robustkit.codecs.rcc.reference import Published
 from robustkit.codecs.rcc.schedule import SCHEDULES, noise_levels, usual_schedule
 from robustkit.priors import load_prior
 from robustkit.priors.base import NoiseLevel
@@ -96,6 +97,8 @@ class RCCCodec(Codec, Generic[P, Read]):
     promises: ClassVar[Profile | None] = None
     #: Names of the settings that are not the defaults.
     changed: frozenset[str]
+    #: With ``codebook="reference"``, the published coder that stands in for this one.
+    published: Published | None = None
 
     def __init__(
         self,
@@ -224,6 +227,10 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     def layout(self, bitstream: bytes) -> Layout:
         bits = 8 * len(bitstream)
+        if self.published:
+            whole = self.size is not None and len(bitstream) == self.published.length(*self.size)
+            fields = self.published.fields(*self.size) if self.size and whole else [("payload", bits)]
+            return _regions([(name, length, False) for name, length in fields], bits)
         header = header_fields(next(iter(self.methods.values()))) if self.container == "framed" else ()
         try:
             parsed, payload = self._parse(bitstream)
@@ -232,19 +239,15 @@ class RCCCodec(Codec, Generic[P, Read]):
         except DecodeError:
             fields = [("payload", bits)]
         named = [(f"header {name}", length, True) for name, length in header]
-        named += [(name, length, False) for name, length in fields]
-        regions, start = [], 0
-        for name, length, in_header in named:
-            if length:
-                regions.append(Region(name, min(start, bits), min(start + length, bits), in_header))
-            start += length
-        return Layout(tuple(regions), bits)
+        return _regions(named + [(name, length, False) for name, length in fields], bits)
 
     # -- coding -------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def encode(self, image: Image) -> bytes:
         _check_image(image)
+        if self.published:
+            return self.published.encode(image)
         clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
         if self.psnr is None:
             return self._stream(image, clean)
@@ -289,6 +292,8 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     @torch.inference_mode()
     def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
+        if self.published and self.size:
+            return self.published.decode_batch(bitstreams, *self.size)
         decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
         groups: dict[Header[P], list[tuple[int, Read]]] = {}
         for place, bitstream in enumerate(bitstreams):
@@ -363,6 +368,16 @@ def part(shared: Integers, words: Integers) -> tuple[Integers, Integers, Integer
     after = np.array([states.setdefault(row.tobytes(), len(states)) for row in rows])
     first = np.unique(after, return_index=True)[1]
     return first, shared[first], after
+
+
+def _regions(fields: list[tuple[str, int, bool]], bits: int) -> Layout:
+    """Fields by name, bit count and whether they are the header's, one after the other, as far as the stream goes."""
+    regions, start = [], 0
+    for name, length, header in fields:
+        if length:
+            regions.append(Region(name, min(start, bits), min(start + length, bits), header))
+        start += length
+    return Layout(tuple(regions), bits)
 
 
 def _check_image(image: object) -> None:

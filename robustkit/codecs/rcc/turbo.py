@@ -18,6 +18,7 @@ from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
 from robustkit.codecs.rcc.presets import takes_preset
 from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
+from robustkit.codecs.rcc.reference import PublishedTurboDDCM
 from robustkit.codecs.rcc.schedule import SCHEDULES, check_schedule, reverse_step
 from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile, Promise
@@ -57,8 +58,10 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         T: noise levels, one call of the denoiser each.
         M: atoms a step; by default what the rate allows.
         K: atoms that an index can name, a power of two; 2**18, and 2**14 in each section.
-        N: closing steps without bits.
-        codebook: ``"structured"`` or ``"gaussian"``.
+        N: closing steps without bits; 0, and with the reference codebook the published rule of thumb.
+        codebook: ``"structured"``, ``"gaussian"``, or ``"reference"``: bit for bit the published streams, with a Stable
+            Diffusion prior, ``container="raw"`` and M; K is then 2**14, selection and protection are as published, and
+            schedule and efficiency have no part (:mod:`robustkit.codecs.rcc.reference`).
         selection: which atoms a step may choose: the M with the ``"largest"`` inner products of a codebook of K, as
             published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
         protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
@@ -71,6 +74,7 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
     """
 
     name = "turbo-ddcm"
+    published: PublishedTurboDDCM | None = None
     methods: ClassVar[Mapping[int, type[TurboParameters]]] = {0: TurboParameters}
     #: By selection, the default first.
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"largest": JointRank}
@@ -96,7 +100,7 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         T: int = 28,
         M: int | None = None,
         K: int | None = None,
-        N: int = 0,
+        N: int | None = None,
         codebook: str = "structured",
         selection: str | None = None,
         protect: float | None = None,
@@ -104,12 +108,16 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
     ) -> None:
         if not 2 <= T <= 255:
             raise ValueError(f"T = {T}: give 2 to 255 noise levels")
-        if not 0 <= N <= T - 2:
+        if N is not None and not 0 <= N <= T - 2:
             raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {T - 2}")
-        selection = next(iter(self.protocols)) if selection is None else selection
+        published = codebook == "reference"
+        if selection is None:
+            selection = "largest" if published else next(iter(self.protocols))
         if selection not in self.protocols:
             raise ValueError(f"selection {selection!r} of {self.name}: give {' or '.join(self.protocols)}")
-        if K is None:
+        if K is None and published:
+            K = 1 << 14
+        elif K is None:
             K = self.usual_size if selection == next(iter(self.protocols)) else TurboDDCM.usual_size
         if K < 2 or K & (K - 1) or K > 1 << 24:
             raise ValueError(f"K = {K}: give a power of two from 2 to 2**24")
@@ -119,11 +127,17 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         most = self.protocols[selection].most_atoms(K)
         if M is not None and not 1 <= M <= most:
             raise ValueError(f"M = {M}: give 1 to {most} atoms a step")
-        protect = self.usual_protection if protect is None else protect
+        if protect is None:
+            protect = 0.0 if published else self.usual_protection
         if not 0 <= protect <= 1:
             raise ValueError(f"protect = {protect}: give a share of the steps, 0 to 1")
-        if codebook not in CODEBOOKS:
-            raise ValueError(f"codebook {codebook!r}: give {' or '.join(CODEBOOKS)}")
+        if codebook not in CODEBOOKS and not published:
+            raise ValueError(f"codebook {codebook!r}: give {', '.join(CODEBOOKS)} or reference")
+        if published and (common.get("container") != "raw" or selection != "largest" or protect or M is None):
+            raise ValueError(
+                f"codebook 'reference' with container={common.get('container', 'framed')!r}, selection={selection!r}, "
+                f"protect={protect:g}, M={M}: give container='raw', selection='largest', protect=0 and the atoms M"
+            )
         super().__init__(**common)
         if problem := check_schedule(self.prior, self.schedule, T):
             raise ValueError(problem)
@@ -131,11 +145,14 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         self.protocol = PROTOCOLS.index(self.protocols[selection])
         self.settings = TurboParameters(
             steps=T,
-            closing=N,
+            closing=N or 0,
             protected=round(protect * 100),
-            codebook=CODEBOOK_NAMES.index(codebook),
+            codebook=0 if published else CODEBOOK_NAMES.index(codebook),
             size_log2=K.bit_length() - 1,
         )
+        if published:
+            coder = self.protocols[selection](K, M or 1)
+            self.published = PublishedTurboDDCM(self.prior, coder, T=T, N=N, seed=self.seed)
 
     # -- bitstreams ---------------------------------------------------------------------------------------
 
@@ -225,10 +242,12 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
 
     def describe(self) -> Mapping[str, str]:
         method, facts = self.settings, dict(super().describe())
+        closing = "by rule" if self.published and self.published.closing is None else method.closing
+        codebook = "reference" if self.published else CODEBOOK_NAMES[method.codebook]
         facts["settings"] = (
-            f"T={method.steps} N={method.closing} K={1 << method.size_log2} "
+            f"T={method.steps} N={closing} K={1 << method.size_log2} "
             f"protocol={PROTOCOLS[self.protocol].__name__} protect={method.protected / 100} "
-            f"codebook={CODEBOOK_NAMES[method.codebook]} "
+            f"codebook={codebook} "
             + (facts["settings"] if self.atoms is None else f"M={self.atoms} {facts['settings'].partition(' ')[2]}")
         )
         return facts
