@@ -1,0 +1,139 @@
+"""Sets codecs side by side at one rate: clean quality, and what damage costs, as one table.
+
+Run it with ``python benchmarks/compare.py``. Without options it makes ``benchmarks/rcc-codecs.md``, the table of the
+RCC codecs and JPEG.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from measure_profile import CORES, Measured, Seen, by_image, console, corrupted, mean_drop
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from robustkit import Profile, channels, images, registry, statistics
+from robustkit.cli import _settings
+from robustkit.isolation import Limits
+from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec
+from robustkit.statistics import Bound
+from robustkit.trial import CleanRoundTripFailed, CodecUnderTest, SearchEffort
+
+CODECS = "jpeg,ddcm,diffc,psc,turbo-ddcm,robust-turbo-ddcm"
+CHANNELS = ("bsc(ber=0.0001)", "bsc(ber=0.001)", "bsc(ber=0.01)")
+DEFAULT_OUT = Path(__file__).parent / "rcc-codecs.md"
+#: Codecs whose rates differ by more than this are not of one rate.
+RATE_TOLERANCE = 0.05
+
+
+def interval(bound: Bound, digits: int) -> str:
+    return f"{bound.estimate:.{digits}f} [{bound.low:.{digits}f}, {bound.high:.{digits}f}]"
+
+
+def row(name: str, subject: CodecUnderTest, seen: Sequence[Sequence[Seen]]) -> str:
+    """One line of the table, in Markdown."""
+    clean = statistics.mean_bound({image: [clean.quality or 0.0] for image, clean in subject.clean.items()})
+    cells = [f"`{name}`", f"{subject.clean_bpp:.3f}", interval(clean, 2)]
+    for trials in seen:
+        shown = any(trial.drop is not None for trial in trials)
+        cells += [interval(mean_drop(trials), 2) if shown else "", interval(corrupted(trials), 2)]
+    return "| " + " | ".join(cells) + " |"
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--codec", "codecs", default=CODECS, help="Names, separated by commas.")
+@click.option("--bpp", default=0.4, help="The rate that each is set to, in bits per pixel.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of every codec; repeatable.")
+@click.option("--trials", default=10, help="Trials an image and channel.")
+@click.option("--channel", "names", multiple=True, default=CHANNELS, help="Repeatable.")
+@click.option("--images", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Photographs.")
+@click.option("--crop", default=256, help="Side of the images' centre crops.")
+@click.option("--workers", default=CORES, help="Decoding processes.", show_default="one a core")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=DEFAULT_OUT, help="The table.")
+def main(
+    codecs: str,
+    bpp: float,
+    settings: tuple[str, ...],
+    trials: int,
+    names: tuple[str, ...],
+    folder: Path | None,
+    crop: int,
+    workers: int,
+    out: Path,
+) -> None:
+    """Measure codecs at one rate on scikit-image's photographs, or those of a folder, and write a Markdown table.
+
+    The trials are kept in OUT.CODEC.trials.json, so a run that was stopped goes on. Intervals are one-sided 95% bounds
+    on each side, with images as clusters.
+    """
+    given = {"bpp": bpp, **_settings(settings)}
+    photographs = images.photographs(crop=crop) if folder is None else images.from_folder(folder, crop=crop)
+    try:
+        wanted = [channels.parse(name).name for name in names]
+        specs = {name: registry.get(name).spec(**given) for name in codecs.split(",")}
+    except (UnknownCodec, DuplicateCodec, ValueError) as error:
+        raise click.UsageError(str(error.args[0])) from error
+    lines, rates = [], {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with tempfile.TemporaryDirectory() as directory, Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=len(specs) * len(wanted))
+        for name, spec in specs.items():
+            subject = CodecUnderTest(
+                spec,
+                images=photographs,
+                directory=Path(directory) / name,
+                profile=Profile(bpp=math.inf, quality=0.0),
+                trials=trials,
+                effort=SearchEffort(0),
+                limits=Limits(seconds=300),
+                seed=0,
+                progress=lambda text, name=name: progress.update(task, description=f"{name}: {text}"),
+            )
+            try:
+                subject.workers = subject.fresh_workers(workers=workers)
+                key = {
+                    "codec": subject.own_name,
+                    "settings": given,
+                    "facts": subject.workers.describe(),
+                    "images": sorted(photographs),
+                    "crop": crop,
+                    "trials": trials,
+                }
+                measured = Measured(out.with_name(f"{out.name}.{name}.trials.json"), key)
+                for channel in wanted:
+                    if channel not in measured.channels:
+                        measured.add(channel, [Seen.of(trial) for trial in subject.trials(channel)], 0.0)
+                    progress.advance(task)
+                rates[name] = subject.clean_bpp
+                lines.append(row(name, subject, [measured.channels[channel] for channel in wanted]))
+            except (CleanRoundTripFailed, CodecUnavailable) as error:
+                raise click.ClickException(f"{name}: {error}") from error
+            finally:
+                subject.close()
+    far = [f"{name} {rate:.3f}" for name, rate in rates.items() if abs(rate / bpp - 1) > RATE_TOLERANCE]
+    damage = "".join(f" {channel}: loss, dB | no image |" for channel in wanted)
+    seen = sum(len(values) for values in by_image(measured.channels[wanted[0]], lambda trial: 0.0).values())
+    text = "\n".join(
+        [
+            f"{len(photographs)} images of {crop}x{crop}, {seen} trials a channel; mean and one-sided 95% bounds,",
+            "images as clusters. Loss: of PSNR against the clean decode, over the trials that gave an image. Made by",
+            f"`python benchmarks/compare.py --codec {codecs} --bpp {bpp:g} --trials {trials}`.",
+            "",
+            *([f"Not within {RATE_TOLERANCE:.0%} of the rate asked for: {', '.join(far)}.", ""] if far else []),
+            f"| codec | bpp | clean, dB |{damage}",
+            "|---|---|---|" + "---|---|" * len(wanted),
+            *lines,
+            "",
+        ]
+    )
+    out.write_text(text, encoding="utf-8")
+    console.print(Markdown(text))
+    console.print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()
