@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.codecs.rcc import ordered
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import (
     HEADER_BYTES,
@@ -22,14 +23,23 @@ from robustkit.codecs.rcc.container import (
     check_size,
 )
 from robustkit.codecs.rcc.payload import Payload
-from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
+from robustkit.codecs.rcc.protocol import (
+    BitProtocol,
+    Floats,
+    HashOrderedIndices,
+    IndependentIndices,
+    Integers,
+    JointRank,
+    SectionIndices,
+)
 from robustkit.codecs.rcc.schedule import noise_levels, reverse_step
 from robustkit.priors import load_prior
 from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile, Promise
 
-PROTOCOLS: tuple[type[BitProtocol], ...] = (JointRank, IndependentIndices, SectionIndices)
+PROTOCOLS: tuple[type[BitProtocol], ...] = (JointRank, IndependentIndices, SectionIndices, HashOrderedIndices)
 CODEBOOK_NAMES = tuple(CODEBOOKS)
+DECODERS = ("ordered", "plain")
 
 
 class TurboDDCM(Codec):
@@ -48,6 +58,8 @@ class TurboDDCM(Codec):
             published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
         protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
             steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.4.
+        decoder: ``"ordered"`` repairs a step by the order of its atoms, where the protocol has one
+            (:mod:`robustkit.codecs.rcc.ordered`); ``"plain"`` believes every word, as published. Streams are the same.
         container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone; the decoder then
             needs the same settings and ``size``).
         size: (height, width) of the image, for raw streams.
@@ -64,6 +76,8 @@ class TurboDDCM(Codec):
     family = "rcc"
     #: By selection, the default first.
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"largest": JointRank}
+    #: Protocols that older streams have.
+    also_reads: ClassVar[tuple[type[BitProtocol], ...]] = ()
     usual_size: ClassVar[int] = 1 << 18
     usual_protection: ClassVar[float] = 0.0
     #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
@@ -92,6 +106,7 @@ class TurboDDCM(Codec):
         codebook: str = "structured",
         selection: str | None = None,
         protect: float | None = None,
+        decoder: str = "ordered",
         container: str = "framed",
         size: tuple[int, int] | None = None,
         efficiency: float = 0.85,
@@ -127,6 +142,8 @@ class TurboDDCM(Codec):
             raise ValueError(f"seed = {seed}: give 0 to 2**32 - 1")
         if codebook not in CODEBOOKS:
             raise ValueError(f"codebook {codebook!r}: give {' or '.join(CODEBOOKS)}")
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder {decoder!r}: give {' or '.join(DECODERS)}")
         if container not in ("framed", "raw"):
             raise ValueError(f"container {container!r}: give framed or raw")
         if not 0.01 <= efficiency <= 2.55:
@@ -136,7 +153,7 @@ class TurboDDCM(Codec):
         self.prior = load_prior(prior, device=device, dtype=dtype)
         self.prior_name = prior
         self.bpp = 0.4 if bpp is None and M is None else bpp
-        self.container, self.size = container, size
+        self.container, self.size, self.decoder = container, size, decoder
         self.settings = Header(
             protocol=PROTOCOLS.index(self.protocols[selection]),
             height=0,
@@ -183,7 +200,8 @@ class TurboDDCM(Codec):
             header, framing = self._header_for(*self.size), 0
         else:
             header, framing = Header.unpack(bitstream), HEADER_BYTES
-            if header.protocol >= len(PROTOCOLS) or PROTOCOLS[header.protocol] not in self.protocols.values():
+            known = (*self.protocols.values(), *self.also_reads)
+            if header.protocol >= len(PROTOCOLS) or PROTOCOLS[header.protocol] not in known:
                 raise DecodeError(f"bit protocol {header.protocol}: not a stream of {self.name}")
             if header.prior != self.prior.identity[:PRIOR_BYTES]:
                 raise DecodeError(
@@ -254,23 +272,26 @@ class TurboDDCM(Codec):
     @torch.inference_mode()
     def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
         decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
-        groups: dict[tuple[Header, int], list[tuple[int, Integers, Integers]]] = {}
+        groups: dict[tuple[Header, int], list[tuple[int, Integers, Floats]]] = {}
         for place, bitstream in enumerate(bitstreams):
             try:
                 header = self._parse(bitstream)
                 framing = HEADER_BYTES if self.container == "framed" else 0
                 indices, signs = _payload(header).read(bitstream[framing:])
-                groups.setdefault((header, len(indices)), []).append((place, indices, signs))
+                weights = signs.astype(np.float64)
+                if self.decoder == "ordered":
+                    indices, weights = ordered.believe(_protocol(header), indices, signs)
+                groups.setdefault((header, len(indices)), []).append((place, indices, weights))
             except DecodeError as error:
                 decoded[place] = error
         for (header, _), members in groups.items():
-            indices, signs = (np.stack([m[part] for m in members], axis=1) for part in (1, 2))
-            for (place, _, _), image in zip(members, self._reconstruct(header, indices, signs), strict=True):
+            indices, weights = (np.stack([m[part] for m in members], axis=1) for part in (1, 2))
+            for (place, _, _), image in zip(members, self._reconstruct(header, indices, weights), strict=True):
                 decoded[place] = image
         return decoded
 
-    def _reconstruct(self, header: Header, indices: Integers, signs: Integers) -> list[Image]:
-        """Images from indices and signs, both ``(coded steps, b, M)``; steps that did not arrive are closing steps.
+    def _reconstruct(self, header: Header, indices: Integers, weights: Floats) -> list[Image]:
+        """Images from indices and weights, both ``(coded steps, b, M)``; steps that did not arrive are closing steps.
 
         Streams that have agreed so far share one state, and so the denoiser's calls: damaged copies of one stream
         part at their first flips, and copies damaged in the header alone never do.
@@ -285,13 +306,13 @@ class TurboDDCM(Codec):
             estimate = self.prior.predict_clean(state, now)
             noise = None
             if step < len(indices):
-                atoms = np.column_stack([shared, indices[step], signs[step]])
+                atoms = np.column_stack([shared, indices[step], weights[step]])
                 _, first, after = np.unique(atoms, axis=0, return_index=True, return_inverse=True)
                 parent, shared = torch.from_numpy(shared[first]).to(device), after.reshape(-1)
                 state, estimate = state[parent], estimate[parent]
                 chosen = torch.from_numpy(indices[step][first]).to(device)
-                weights = torch.from_numpy(signs[step][first]).to(device, torch.float32)
-                noise = codebook.combine(step, chosen, weights).view(-1, *shape)
+                coefficients = torch.from_numpy(weights[step][first]).to(device, torch.float32)
+                noise = codebook.combine(step, chosen, coefficients).view(-1, *shape)
             state = reverse_step(state, estimate, now, following, noise)
         images = self.prior.decode(self.prior.predict_final(state, levels[-1]))
         images = images[:, :, : header.height, : header.width]
@@ -337,12 +358,13 @@ class TurboDDCM(Codec):
 class RobustTurboDDCM(TurboDDCM):
     """Robust Turbo-DDCM (arXiv 2604.05743): Turbo-DDCM with each atom's index written on its own.
 
-    As published with ``selection="largest", protect=0``. The defaults go further: see :class:`SectionIndices`, and
-    :mod:`robustkit.codecs.rcc.protection`.
+    As published with ``selection="largest", protect=0, decoder="plain"``. The defaults go further: see
+    :class:`SectionIndices`, and :mod:`robustkit.codecs.rcc.protection`.
     """
 
     name = "robust-turbo-ddcm"
-    protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": IndependentIndices}
+    protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": HashOrderedIndices}
+    also_reads: ClassVar[tuple[type[BitProtocol], ...]] = (IndependentIndices,)
     usual_size: ClassVar[int] = 1 << 14
     usual_protection: ClassVar[float] = 0.4
     promises: ClassVar[Profile] = Profile(
