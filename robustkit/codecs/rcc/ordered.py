@@ -19,7 +19,7 @@ from robustkit.codecs.rcc.protocol import BitProtocol, Floats, Integers
 #: Chance of a flip that candidates are weighed by. Any from 1e-3 to 2e-2 repairs as much, at any bit error rate there.
 FLIP = 5e-3
 #: Chance that a word is beyond its candidates, as after a burst: it may then have been any.
-LOST = 5e-3
+LOST = 1e-2
 #: Flips of a candidate.
 REACH = 2
 #: Words of a chain at most: a longer step is read as several chains, each word in turn, so that time is linear in M.
