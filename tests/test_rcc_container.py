@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,12 @@ from robustkit.codecs.rcc.container import HEADER_BYTES, HEADER_FIELDS, Header, 
 
 HEADER = Header(1, 256, 300, 40, 0, 32, 36, 18, 0, 88888888, 60, b"prior", 3321)
 PACKED = HEADER.pack()
+
+
+@given(protocol=st.integers(0, 7), interleaved=st.booleans())
+def test_protocol_and_interleaving_share_a_byte_with_the_version(protocol: int, interleaved: bool) -> None:
+    header = replace(HEADER, protocol=protocol, interleaved=interleaved)
+    assert Header.unpack(header.pack()) == header
 
 
 def test_unpack_gives_back_what_was_packed() -> None:

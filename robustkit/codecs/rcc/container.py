@@ -41,6 +41,7 @@ class Header:
         efficiency: the schedule's efficiency, in 1/100.
         prior: first bytes of the prior's identity.
         payload: bytes that follow the header.
+        interleaved: whether groups of unprotected steps are.
     """
 
     protocol: int
@@ -56,12 +57,13 @@ class Header:
     efficiency: int
     prior: bytes
     payload: int
+    interleaved: bool = False
 
     def pack(self) -> bytes:
         """The header as ``HEADER_BYTES`` bytes, parity included."""
         packed = _PACKING.pack(
             MAGIC,
-            VERSION << 4 | self.protocol,
+            VERSION << 4 | self.interleaved << 3 | self.protocol,
             self.height,
             self.width,
             self.steps,
@@ -93,20 +95,25 @@ class Header:
         packed, check = repaired[: _PACKING.size], repaired[_PACKING.size :]
         if _CHECK.pack(zlib.crc32(packed) & 0xFFFF) != check:
             raise DecodeError("the header is damaged beyond repair: its checksum is wrong")
-        magic, version, height, width, steps, closing, protected, atoms, book, *more = _PACKING.unpack(packed)
+        magic, version, height, width, *counts, book, seed, efficiency, prior, payload = _PACKING.unpack(packed)
         if magic != MAGIC or version >> 4 != VERSION:
             raise DecodeError(f"magic {magic!r} version {version >> 4}, not {MAGIC!r} version {VERSION}")
+        steps, closing, protected, atoms = counts
         return cls(
-            version & 15,
-            height,
-            width,
-            steps,
-            closing,
-            protected,
-            atoms,
-            book & 31,
-            book >> 5,
-            *more,
+            protocol=version & 7,
+            height=height,
+            width=width,
+            steps=steps,
+            closing=closing,
+            protected=protected,
+            atoms=atoms,
+            size_log2=book & 31,
+            codebook=book >> 5,
+            seed=seed,
+            efficiency=efficiency,
+            prior=prior,
+            payload=payload,
+            interleaved=bool(version & 8),
         )
 
 
@@ -114,7 +121,8 @@ class Header:
 HEADER_FIELDS = (
     ("magic", 16),
     ("version", 4),
-    ("protocol", 4),
+    ("interleaved", 1),
+    ("protocol", 3),
     ("height", 16),
     ("width", 16),
     ("steps", 8),

@@ -60,6 +60,8 @@ class TurboDDCM(Codec):
             steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.4.
         decoder: ``"ordered"`` repairs a step by the order of its atoms, where the protocol has one
             (:mod:`robustkit.codecs.rcc.ordered`); ``"plain"`` believes every word, as published. Streams are the same.
+        interleave: write the unprotected steps in interleaved groups, so that a burst spreads over all of a group
+            (:class:`robustkit.codecs.rcc.payload.Payload`): it hits more atoms, each in fewer bits.
         container: ``"framed"`` (a protected header, then the payload) or ``"raw"`` (the payload alone; the decoder then
             needs the same settings and ``size``).
         size: (height, width) of the image, for raw streams.
@@ -107,6 +109,7 @@ class TurboDDCM(Codec):
         selection: str | None = None,
         protect: float | None = None,
         decoder: str = "ordered",
+        interleave: bool = False,
         container: str = "framed",
         size: tuple[int, int] | None = None,
         efficiency: float = 0.85,
@@ -118,8 +121,9 @@ class TurboDDCM(Codec):
         if not 0 <= N <= T - 2:
             raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {T - 2}")
         usual = inspect.signature(TurboDDCM.__init__).parameters
-        given = (T, M, K, N, bpp, prior, codebook, selection, protect, container, efficiency)
-        names = ["T", "M", "K", "N", "bpp", "prior", "codebook", "selection", "protect", "container", "efficiency"]
+        names = ["T", "M", "K", "N", "bpp", "prior", "codebook", "selection", "protect", "interleave", "container"]
+        names.append("efficiency")
+        given = (T, M, K, N, bpp, prior, codebook, selection, protect, interleave, container, efficiency)
         self.profile = self.promises if given == tuple(usual[name].default for name in names) else None
         selection = next(iter(self.protocols)) if selection is None else selection
         if selection not in self.protocols:
@@ -142,6 +146,8 @@ class TurboDDCM(Codec):
             raise ValueError(f"seed = {seed}: give 0 to 2**32 - 1")
         if codebook not in CODEBOOKS:
             raise ValueError(f"codebook {codebook!r}: give {' or '.join(CODEBOOKS)}")
+        if not isinstance(interleave, bool):
+            raise ValueError(f"interleave = {interleave!r}: give True or False")
         if decoder not in DECODERS:
             raise ValueError(f"decoder {decoder!r}: give {' or '.join(DECODERS)}")
         if container not in ("framed", "raw"):
@@ -168,6 +174,7 @@ class TurboDDCM(Codec):
             efficiency=round(efficiency * 100),
             prior=self.prior.identity[:PRIOR_BYTES],
             payload=0,
+            interleaved=interleave,
         )
 
     # -- bitstreams ---------------------------------------------------------------------------------------
@@ -351,7 +358,9 @@ class TurboDDCM(Codec):
             + f"protocol={PROTOCOLS[settings.protocol].__name__} protect={settings.protected / 100} "
             + (f"M={settings.atoms}" if self.bpp is None else f"bpp={self.bpp:g}")
             + f" seed={settings.seed} codebook={CODEBOOK_NAMES[settings.codebook]}"
-            + f" efficiency={settings.efficiency / 100}",
+            + f" efficiency={settings.efficiency / 100}"
+            + " interleave" * settings.interleaved
+            + f" decoder={self.decoder}" * (PROTOCOLS[settings.protocol].order is not None),
         }
 
 
@@ -385,7 +394,8 @@ def _protocol(header: Header) -> BitProtocol:
 
 def _payload(header: Header) -> Payload:
     steps = header.steps - 1 - header.closing
-    return Payload(_protocol(header), steps=steps, protected=steps * header.protected // 100)
+    protected = steps * header.protected // 100
+    return Payload(_protocol(header), steps=steps, protected=protected, interleaved=header.interleaved)
 
 
 def _most_atoms(header: Header, budget: int) -> int:
