@@ -185,11 +185,11 @@ def main(trials: int, crop: int, shares: tuple[float, ...], interleave: bool, ch
                 won = mean_bound(gains, two_sided=True)
                 bar = ("", "")
                 if channel == WIN_AT:
-                    bar = judged(f"at least {BAR_WON:.0%}", won.estimate >= BAR_WON * plain.estimate)
+                    bar = judged(f"at least {BAR_WON:.0%}", won.low >= BAR_WON * plain.estimate)
                 elif channel in NO_LOSS_AT:
                     bar = judged("nothing lost", won.estimate >= -ROUNDING)
                 elif channel == BURST:
-                    bar = judged(f"at most {BAR_BURST} dB", best.estimate <= BAR_BURST)
+                    bar = judged(f"at most {BAR_BURST} dB", best.high <= BAR_BURST)
                 table.add_row(
                     channel,
                     *map(interval, (plain, best, won)),
