@@ -43,7 +43,7 @@ class Unsigned(SectionIndices):
 
 class _OtherProtocol(turbo.RobustTurboDDCM):
     def __init__(self, **settings: Any) -> None:
-        turbo.PROTOCOLS = (*turbo.PROTOCOLS[:2], self.protocols["sections"])
+        turbo.PROTOCOLS[2] = self.protocols["sections"]
         super().__init__(**settings)
 
 

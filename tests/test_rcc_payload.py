@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from robustkit import DecodeError, ErrorPattern
 from robustkit.codecs.rcc import protection
-from robustkit.codecs.rcc.payload import Payload
+from robustkit.codecs.rcc.payload import GROUP, Payload
 from robustkit.codecs.rcc.protocol import IndependentIndices, JointRank
 
 #: Of a byte at BER 1e-2.
@@ -53,11 +53,12 @@ def test_few_codewords_are_beyond_repair_at_a_bit_error_rate_of_one_in_a_hundred
         assert binom.sf(parity // 2, length + parity, BYTE_ERROR) < 0.0026
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("protected", [0, 1, 3, 9])
 @given(data=st.data())
-def test_read_gives_back_what_was_packed(protected: int, data: st.DataObject) -> None:
+def test_read_gives_back_what_was_packed(protected: int, interleaved: bool, data: st.DataObject) -> None:
     protocol = IndependentIndices(1 << 10, 7)
-    payload = Payload(protocol, steps=9, protected=protected)
+    payload = Payload(protocol, steps=9, protected=protected, interleaved=interleaved)
     bits = np.frombuffer(data.draw(st.binary(min_size=9 * protocol.bits, max_size=9 * protocol.bits)), np.uint8) & 1
     packed = payload.pack(bits.reshape(9, -1))
     assert len(packed) == len(payload)
@@ -95,17 +96,46 @@ def test_fields_name_protected_steps_parity_and_padding() -> None:
     ]
 
 
+def test_a_burst_spreads_over_an_interleaved_group() -> None:
+    protocol = IndependentIndices(1 << 14, 37)
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 2, (20, protocol.bits), dtype=np.uint8)
+    hit = {}
+    for interleaved in (False, True):
+        payload = Payload(protocol, steps=20, protected=0, interleaved=interleaved)
+        packed = payload.pack(steps)
+        damaged = ErrorPattern(8 * len(packed), np.arange(800, 864)).apply(packed)
+        hit[interleaved] = (payload.read(packed)[0] != payload.read(damaged)[0]).any(axis=1).sum()
+    assert hit == {False: 1 + (800 // protocol.bits != 863 // protocol.bits), True: GROUP}
+
+
+def test_fields_name_interleaved_groups() -> None:
+    payload = Payload(IndependentIndices(16, 2), steps=11, protected=1, interleaved=True)
+    names = [name for name, _ in payload.fields() if "atom" not in name]
+    assert names == [
+        "padding of the protected steps",
+        "parity",
+        "steps 1 to 8, interleaved",
+        "steps 9 to 10, interleaved",
+        "padding",
+    ]
+    assert sum(length for _, length in payload.fields()) == 8 * len(payload)
+
+
 def test_a_step_that_names_no_atoms_is_refused_by_number() -> None:
     payload = Payload(JointRank(16, 2), steps=3, protected=0)
     with pytest.raises(DecodeError, match="step 0: a rank beyond"):
         payload.read(b"\xff" * len(payload))
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("protected", [0, 3, 9])
 @given(data=st.data())
-def test_a_payload_cut_short_gives_the_steps_that_arrived(protected: int, data: st.DataObject) -> None:
+def test_a_payload_cut_short_gives_the_steps_that_arrived(
+    protected: int, interleaved: bool, data: st.DataObject
+) -> None:
     protocol = IndependentIndices(1 << 10, 7)
-    payload = Payload(protocol, steps=9, protected=protected)
+    payload = Payload(protocol, steps=9, protected=protected, interleaved=interleaved)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     indices = np.stack([np.sort(rng.choice(1 << 10, 7, replace=False)) for _ in range(9)])
     signs = rng.choice([-1, 1], (9, 7))
@@ -115,6 +145,7 @@ def test_a_payload_cut_short_gives_the_steps_that_arrived(protected: int, data: 
     arrived = len(read_indices)
     assert np.array_equal(read_indices, indices[:arrived])
     assert np.array_equal(read_signs, signs[:arrived])
-    # No step is left out whose bits are all there, but for the parity between the two parts.
-    assert arrived >= min(9, 8 * (kept - payload._parity) // protocol.bits - 1)
+    # No step is left out whose bits are all there, but for the parity between the two parts, and a group's others.
+    lost = GROUP - 1 if interleaved else 0
+    assert arrived >= min(9 - lost, 8 * (kept - payload._parity) // protocol.bits - 1 - lost)
     assert (arrived == 9) or kept < len(whole)

@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 
 from robustkit import DecodeError
 from robustkit.codecs.rcc.codebook import StructuredCodebook
-from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, JointRank, SectionIndices
+from robustkit.codecs.rcc.protocol import (
+    BitProtocol,
+    HashOrderedIndices,
+    IndependentIndices,
+    JointRank,
+    SectionIndices,
+)
 
 LARGEST = [JointRank, IndependentIndices]
-PROTOCOLS = [*LARGEST, SectionIndices]
+PROTOCOLS = [*LARGEST, HashOrderedIndices, SectionIndices]
 
 
 def products_for(protocol: BitProtocol, *, seed: int, rows: int = 2) -> torch.Tensor:
@@ -45,6 +51,31 @@ def test_the_largest_products_are_chosen(kind: type[BitProtocol]) -> None:
         largest = products[row].abs().sort(descending=True).indices[:20].sort().values
         assert torch.equal(indices[row], largest)
         assert torch.equal(signs[row], products[row][largest].sign())
+
+
+@given(size=st.integers(1, 20), count=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_the_hash_orders_the_largest_atoms_and_names_each_word_once(size: int, count: int, seed: int) -> None:
+    protocol, plain = (kind(1 << size, min(count, 1 << size)) for kind in (HashOrderedIndices, IndependentIndices))
+    products = products_for(protocol, seed=seed)
+    indices, signs = protocol.choose(products)
+    for row in range(2):
+        keys = protocol.keys((2 * indices + (signs < 0))[row].numpy())
+        assert np.all(np.diff(keys) > 0)
+        assert keys.min() >= 0
+        assert keys.max() < 2 << size
+    in_order = indices.argsort(dim=1)
+    for mine, theirs in zip((indices, signs), plain.choose(products), strict=True):
+        assert torch.equal(mine.gather(1, in_order), theirs)
+
+
+@pytest.mark.parametrize("size", range(8, 21))
+def test_the_hash_moves_a_word_far_with_every_flip(size: int) -> None:
+    protocol = HashOrderedIndices(1 << size, 1)
+    bits = size + 1
+    words = np.random.default_rng(size).integers(0, 1 << bits, 4000)
+    moved = np.abs(protocol.keys(words[:, None] ^ 1 << np.arange(bits)) - protocol.keys(words)[:, None]) / (1 << bits)
+    # Two mean gaps of 50 words, wherever the bit is.
+    assert np.all(np.mean(moved > 2 / 51, axis=0) > 0.95)
 
 
 def test_each_section_gives_its_best_atom() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_pipeline import save_tiny_pipeline
 
-from robustkit import DecodeError, EncodeError, ErrorPattern, Image
+from robustkit import DecodeError, EncodeError, ErrorPattern, Image, channels
 from robustkit.codecs.rcc.container import HEADER_BYTES
+from robustkit.codecs.rcc.protocol import IndependentIndices
 from robustkit.codecs.rcc.turbo import RobustTurboDDCM, TurboDDCM
 from robustkit.images import photographs
 from robustkit.priors.base import PriorError
@@ -83,6 +85,51 @@ def test_as_published_the_two_codecs_choose_the_same_atoms(photograph: Image) ->
     robust, joint = RobustTurboDDCM(T=6, M=5, selection="largest", protect=0), TurboDDCM(T=6, M=5)
     assert np.array_equal(robust.decode(robust.encode(photograph)), joint.decode(joint.encode(photograph)))
     assert len(joint.encode(photograph)) < len(robust.encode(photograph))
+
+
+def test_the_ordered_decoder_wins_quality_back_and_changes_no_clean_decode(photograph: Image) -> None:
+    ordered, plain = (
+        RobustTurboDDCM(T=12, M=60, K=1 << 12, selection="largest", protect=0, decoder=decoder)
+        for decoder in ("ordered", "plain")
+    )
+    stream = ordered.encode(photograph)
+    assert plain.encode(photograph) == stream
+    assert np.array_equal(ordered.decode(stream), plain.decode(stream))
+    noise = channels.parse("bsc(ber=0.01)")
+    damaged = [
+        noise.sample(8 * len(stream), channels.generator("ordered", "astronaut", noise.name, number)).apply(stream)
+        for number in range(3)
+    ]
+    lost = {
+        codec: np.mean([measure("psnr", photograph, image) for image in codec.decode_batch(damaged)])
+        for codec in (ordered, plain)
+    }
+    clean = measure("psnr", photograph, plain.decode(stream))
+    assert clean - lost[ordered] < (clean - lost[plain]) / 2
+
+
+def test_streams_in_the_order_of_the_indices_are_still_read(photograph: Image, robust: RobustTurboDDCM) -> None:
+    settings = {"T": 6, "M": 12, "K": 1 << 14, "selection": "largest"}
+    older = OrderOfIndices(**settings).encode(photograph)
+    now = RobustTurboDDCM(**settings).encode(photograph)
+    assert len(older) == len(now)
+    assert older != now
+    assert np.array_equal(robust.decode(older), robust.decode(now))
+
+
+class OrderOfIndices(RobustTurboDDCM):
+    protocols: ClassVar = {"largest": IndependentIndices}
+
+
+@pytest.mark.parametrize("selection", ["largest", "sections"])
+def test_interleaving_changes_the_order_of_bits_alone(selection: str, photograph: Image) -> None:
+    settings = {"T": 14, "M": 6, "selection": selection, "protect": 0.2}
+    straight, mixed = (RobustTurboDDCM(**settings, interleave=interleave) for interleave in (False, True))
+    streams = [codec.encode(photograph) for codec in (straight, mixed)]
+    assert len(streams[0]) == len(streams[1])
+    assert np.array_equal(straight.decode(streams[1]), straight.decode(streams[0]))
+    assert mixed.layout(streams[1]).at(8 * len(streams[1]) - 9).name == "steps 10 to 12, interleaved"  # type: ignore[union-attr]
+    assert mixed.decode(streams[1][:-20]).shape == photograph.shape
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (33, 31), (64, 65)])
@@ -263,6 +310,8 @@ def test_the_layout_takes_anything(robust: RobustTurboDDCM, stream: bytes) -> No
         {"bpp": -1.0},
         {"seed": -1},
         {"codebook": "random"},
+        {"decoder": "viterbi"},
+        {"interleave": 8},
         {"container": "zip"},
         {"efficiency": 0.0},
         {"container": "raw", "size": (0, 4)},

@@ -8,6 +8,9 @@ from robustkit.codec import DecodeError
 from robustkit.codecs.rcc import protection
 from robustkit.codecs.rcc.protocol import BitProtocol, Bits, Integers
 
+#: Steps of an interleaved group: what a cut in it costs.
+GROUP = 8
+
 
 class Payload:
     """The protected steps, their parity, the other steps; each of the three padded to whole bytes.
@@ -16,13 +19,16 @@ class Payload:
         protocol: writes a step.
         steps: how many carry bits.
         protected: how many of them, from the first, are under forward error correction.
+        interleaved: write the other steps in groups of :data:`GROUP`, first the first bit of each, then the second of
+            each, so that a burst spreads over all of a group.
     """
 
-    def __init__(self, protocol: BitProtocol, *, steps: int, protected: int) -> None:
+    def __init__(self, protocol: BitProtocol, *, steps: int, protected: int, interleaved: bool = False) -> None:
         self.protocol, self.steps, self.protected = protocol, steps, min(protected, steps)
         self._lead = -(-self.protected * protocol.bits // 8)
         self._parity = protection.parity_bytes(self._lead)
         self._rest = -(-(steps - self.protected) * protocol.bits // 8)
+        self._group = GROUP if interleaved else 1
 
     def __len__(self) -> int:
         """Bytes of the payload."""
@@ -30,18 +36,25 @@ class Payload:
 
     def fields(self) -> list[tuple[str, int]]:
         """Names and bit counts of the payload's fields, in their order."""
-        step, bits = self.protocol.fields(), self.protocol.bits
-        lead, rest = (
-            [(f"step {number} {name}", length) for number in numbers for name, length in step]
-            for numbers in (range(self.protected), range(self.protected, self.steps))
-        )
+        bits = self.protocol.bits
+        lead = [field for number in range(self.protected) for field in self._step_fields(number)]
+        rest = []
+        for first in range(self.protected, self.steps, self._group):
+            last = min(first + self._group, self.steps) - 1
+            interleaved = [(f"steps {first} to {last}, interleaved", (last + 1 - first) * bits)]
+            rest += interleaved if last > first else self._step_fields(first)
         lead.append(("padding of the protected steps", 8 * self._lead - self.protected * bits))
         rest.append(("padding", 8 * self._rest - (self.steps - self.protected) * bits))
         return [(name, length) for name, length in (*lead, ("parity", 8 * self._parity), *rest) if length]
 
+    def _step_fields(self, number: int) -> list[tuple[str, int]]:
+        return [(f"step {number} {name}", length) for name, length in self.protocol.fields()]
+
     def pack(self, steps: Bits) -> bytes:
         """The payload of ``(steps, bits)`` zeros and ones."""
-        lead, rest = (np.packbits(part).tobytes() for part in (steps[: self.protected], steps[self.protected :]))
+        lead = np.packbits(steps[: self.protected]).tobytes()
+        groups = [steps[first : first + self._group] for first in range(self.protected, self.steps, self._group)]
+        rest = np.packbits(np.concatenate([group.T.ravel() for group in groups])).tobytes() if groups else b""
         return lead + protection.parity(lead) + rest
 
     def read(self, payload: bytes) -> tuple[Integers, Integers]:
@@ -59,13 +72,10 @@ class Payload:
         lead, parity, rest = np.split(np.frombuffer(payload, np.uint8), [self._lead, self._lead + self._parity])
         if len(parity) == self._parity:
             lead = np.frombuffer(protection.repair(lead.tobytes(), parity.tobytes()), np.uint8)
-        bits = self.protocol.bits
-        words = []
-        for part, steps in ((lead, self.protected), (rest, self.steps - self.protected)):
-            arrived = min(steps, 8 * len(part) // bits)
-            words.append(np.unpackbits(part, count=arrived * bits).reshape(arrived, bits))
+        words = _steps(lead, self.protected, self.protocol.bits)
+        words += _steps(rest, self.steps - self.protected, self.protocol.bits, group=self._group)
         read: list[tuple[Integers, Integers]] = []
-        for step, word in enumerate(np.concatenate(words)):
+        for step, word in enumerate(words):
             try:
                 read.append(self.protocol.read(word))
             except DecodeError as error:
@@ -73,3 +83,16 @@ class Payload:
         shape = (len(read), self.protocol.count)
         indices, signs = (np.array([r[part] for r in read], dtype=np.int64).reshape(shape) for part in (0, 1))
         return indices, signs
+
+
+def _steps(part: Bits, steps: int, bits: int, *, group: int = 1) -> list[Bits]:
+    """The steps whose whole group is in ``part``, a payload's bytes."""
+    arrived = np.unpackbits(part)
+    found: list[Bits] = []
+    for first in range(0, steps, group):
+        count = min(group, steps - first)
+        stop = (first + count) * bits
+        if stop > len(arrived):
+            break
+        found += list(arrived[first * bits : stop].reshape(bits, count).T)
+    return found

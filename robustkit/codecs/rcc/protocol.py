@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from robustkit.codec import DecodeError
 
 Bits = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Words = TypeVar("Words", Integers, Tensor)
 
 
 #: The largest M that a header can say.
@@ -25,12 +28,16 @@ MOST_ATOMS = 65535
 
 
 class BitProtocol(ABC):
-    """Chooses M atoms, and writes their rising, distinct indices and their signs (+1 or -1).
+    """Chooses M atoms, and writes their distinct indices and their signs (+1 or -1).
 
     Args:
         size: K, a power of two: how many atoms an index can name.
         count: M.
     """
+
+    #: An odd factor: a step's words, twice an index and 1 more for the sign -1, are written in the order of their
+    #: products with it modulo 2K. ``None``: their order says nothing.
+    order: ClassVar[int | None] = None
 
     def __init__(self, size: int, count: int) -> None:
         if size < 2 or size & (size - 1):
@@ -61,6 +68,11 @@ class BitProtocol(ABC):
         """
         indices = products.abs().topk(self.count, dim=1, sorted=False).indices.sort(dim=1).values
         return indices, _signs_of(products, indices)
+
+    def keys(self, words: Words) -> Words:
+        """What words are sorted by, where the protocol has an ``order``: a number in [0, 2K) of each, all distinct."""
+        assert self.order is not None
+        return words * self.order & (2 * self.size - 1)
 
     def correlation(self, elements: int) -> float:
         """Squared correlation of a Gaussian residual with the sum of the atoms chosen for it.
@@ -104,6 +116,8 @@ class BitProtocol(ABC):
 class IndependentIndices(BitProtocol):
     """Each index alone, ``log2 K`` bits, then the signs: a flipped bit harms one atom of M, and every word decodes."""
 
+    order: ClassVar[int | None] = 1
+
     @property
     def bits(self) -> int:
         return self.count * (self.index_bits + 1)
@@ -123,6 +137,23 @@ class IndependentIndices(BitProtocol):
         return words + [(f"atom {atom} sign", 1) for atom in range(self.count)]
 
 
+class HashOrderedIndices(IndependentIndices):
+    """Independent indices in the order of a multiplicative hash, so that the order tells of every flip.
+
+    In the order of the indices themselves, a flip among the lower bits moves a word less than the gap to the next, and
+    shows nowhere: at M = 50 of K = 2**18, four flips in five. In the order of the words' products with an odd number
+    modulo 2K, any flip, of the sign too, moves a word far. Multiplicative hashing: Knuth, volume 3, section 6.4.
+    """
+
+    #: Of random ones, that which leaves the fewest flips, of all word lengths, near nothing and near one another.
+    order = 0xC9BC53
+
+    def choose(self, products: Tensor) -> tuple[Tensor, Tensor]:
+        indices, signs = super().choose(products)
+        order = self.keys(2 * indices + (signs < 0)).argsort(dim=1)
+        return indices.gather(1, order), signs.gather(1, order)
+
+
 class SectionIndices(IndependentIndices):
     """One atom from each of M sections of the codebook, K atoms each: independent indices that say no order.
 
@@ -131,6 +162,8 @@ class SectionIndices(IndependentIndices):
     Sections: sparse regression codes, Joseph and Barron 2012; for lossy compression, Venkataramanan, Sarkar and
     Tatikonda, "Lossy compression via sparse linear regression", 2014.
     """
+
+    order = None
 
     @staticmethod
     def most_atoms(size: int) -> int:

@@ -12,19 +12,35 @@ import torch
 from torch import Tensor
 
 from robustkit.codec import EncodeError, Image
+from robustkit.codecs.rcc import ordered
 from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, part, records_settings
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
 from robustkit.codecs.rcc.presets import takes_preset
-from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
+from robustkit.codecs.rcc.protocol import (
+    BitProtocol,
+    Floats,
+    HashOrderedIndices,
+    IndependentIndices,
+    Integers,
+    JointRank,
+    SectionIndices,
+)
 from robustkit.codecs.rcc.reference import PublishedTurboDDCM
 from robustkit.codecs.rcc.schedule import SCHEDULES, check_schedule, reverse_step
 from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile, Promise
 
-PROTOCOLS: tuple[type[BitProtocol], ...] = (JointRank, IndependentIndices, SectionIndices)
+#: By their numbers in the header; other methods have others.
+PROTOCOLS: dict[int, type[BitProtocol]] = {
+    0: JointRank,
+    1: IndependentIndices,
+    2: SectionIndices,
+    6: HashOrderedIndices,
+}
 CODEBOOK_NAMES = tuple(CODEBOOKS)
+DECODERS = ("ordered", "plain")
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class TurboParameters(Parameters):
     """Attributes:
     steps, closing, atoms: T, N and M.
     protected: share of the coded steps, from the first, under forward error correction, in 1/100.
+    interleaved: 1 if groups of unprotected steps are.
     codebook: number of the codebook's kind.
     size_log2: log2 of K.
     """
@@ -40,15 +57,24 @@ class TurboParameters(Parameters):
     closing: int = 0
     protected: int = 0
     atoms: int = 1
+    interleaved: int = 0
     codebook: int = 0
     size_log2: int = 1
 
-    fields = (("steps", 8), ("closing", 8), ("protected", 8), ("atoms", 16), ("codebook", 3), ("size_log2", 5))
+    fields = (
+        ("steps", 8),
+        ("closing", 8),
+        ("protected", 8),
+        ("atoms", 16),
+        ("interleaved", 1),
+        ("codebook", 2),
+        ("size_log2", 5),
+    )
 
 
 TurboHeader = Header[TurboParameters]
-#: Indices and signs of the steps that arrived, int64 ``(steps, M)`` each.
-Atoms = tuple[Integers, Integers]
+#: Indices of the steps that arrived, int64, and coefficients, float64, ``(steps, M)`` each.
+Atoms = tuple[Integers, Floats]
 
 
 class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
@@ -66,6 +92,10 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
             published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
         protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
             steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.4.
+        decoder: ``"ordered"`` repairs a step by the order of its atoms, where the protocol has one
+            (:mod:`robustkit.codecs.rcc.ordered`); ``"plain"`` believes every word, as published. Streams are the same.
+        interleave: write the unprotected steps in interleaved groups, so that a burst spreads over all of a group
+            (:class:`robustkit.codecs.rcc.payload.Payload`): it hits more atoms, each in fewer bits.
         common: what every RCC codec takes (:class:`robustkit.codecs.rcc.base.RCCCodec`).
 
     Raises:
@@ -76,8 +106,9 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
     name = "turbo-ddcm"
     published: PublishedTurboDDCM | None = None
     methods: ClassVar[Mapping[int, type[TurboParameters]]] = {0: TurboParameters}
-    #: By selection, the default first.
+    #: By selection, the default first; and that of the authors' own streams.
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"largest": JointRank}
+    as_published: ClassVar[type[BitProtocol]] = JointRank
     usual_size: ClassVar[int] = 1 << 18
     usual_protection: ClassVar[float] = 0.0
     promises: ClassVar[Profile | None] = Profile(
@@ -104,6 +135,8 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         codebook: str = "structured",
         selection: str | None = None,
         protect: float | None = None,
+        decoder: str = "ordered",
+        interleave: bool = False,
         **common: Unpack[CommonSettings],
     ) -> None:
         if not 2 <= T <= 255:
@@ -131,6 +164,10 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
             protect = 0.0 if published else self.usual_protection
         if not 0 <= protect <= 1:
             raise ValueError(f"protect = {protect}: give a share of the steps, 0 to 1")
+        if not isinstance(interleave, bool):
+            raise ValueError(f"interleave = {interleave!r}: give True or False")
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder {decoder!r}: give {' or '.join(DECODERS)}")
         if codebook not in CODEBOOKS and not published:
             raise ValueError(f"codebook {codebook!r}: give {', '.join(CODEBOOKS)} or reference")
         if published and (common.get("container") != "raw" or selection != "largest" or protect or M is None):
@@ -141,17 +178,18 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         super().__init__(**common)
         if problem := check_schedule(self.prior, self.schedule, T):
             raise ValueError(problem)
-        self.atoms = M
-        self.protocol = PROTOCOLS.index(self.protocols[selection])
+        self.atoms, self.decoder = M, decoder
+        self.protocol = next(n for n, protocol in PROTOCOLS.items() if protocol is self.protocols[selection])
         self.settings = TurboParameters(
             steps=T,
             closing=N or 0,
             protected=round(protect * 100),
+            interleaved=int(interleave),
             codebook=0 if published else CODEBOOK_NAMES.index(codebook),
             size_log2=K.bit_length() - 1,
         )
         if published:
-            coder = self.protocols[selection](K, M or 1)
+            coder = self.as_published(K, M or 1)
             self.published = PublishedTurboDDCM(self.prior, coder, T=T, N=N, seed=self.seed)
 
     # -- bitstreams ---------------------------------------------------------------------------------------
@@ -200,19 +238,23 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         return _payload(header).pack(np.stack(written))
 
     def _read(self, header: TurboHeader, payload: bytes) -> Atoms:
-        return _payload(header).read(payload)
+        indices, signs = _payload(header).read(payload)
+        if self.decoder == "plain":
+            return indices, signs.astype(np.float64)
+        return ordered.believe(_protocol(header), indices, signs)
 
     def _reconstruct(self, header: TurboHeader, payloads: list[Atoms]) -> list[Image]:
         images: dict[int, Image] = {}
         arrived = np.array([len(indices) for indices, _ in payloads])
         for steps in np.unique(arrived):
             places = np.flatnonzero(arrived == steps)
-            indices, signs = (np.stack([payloads[place][i] for place in places], axis=1) for i in (0, 1))
-            images |= dict(zip(places.tolist(), self._run(header, indices, signs), strict=True))
+            indices = np.stack([payloads[place][0] for place in places], axis=1)
+            weights = np.stack([payloads[place][1] for place in places], axis=1)
+            images |= dict(zip(places.tolist(), self._run(header, indices, weights), strict=True))
         return [images[place] for place in range(len(payloads))]
 
-    def _run(self, header: TurboHeader, indices: Integers, signs: Integers) -> list[Image]:
-        """Images from indices and signs, both ``(coded steps, b, M)``; steps that did not arrive are closing steps."""
+    def _run(self, header: TurboHeader, indices: Integers, weights: Floats) -> list[Image]:
+        """Images from indices and weights, ``(coded steps, b, M)``; steps that did not arrive are closing steps."""
         device, shape = self.prior.device, self._latent_shape(header)
         shared = np.zeros(indices.shape[1], dtype=np.int64)  # the state of each stream
         _, codebook, levels = self._parts(header, int(np.prod(shape)))
@@ -221,12 +263,12 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
             estimate = self.prior.predict_clean(state, now)
             noise = None
             if step < len(indices):
-                first, before, shared = part(shared, np.concatenate([indices[step], signs[step]], axis=1))
+                first, before, shared = part(shared, np.concatenate([indices[step], weights[step]], axis=1))
                 parent = torch.from_numpy(before).to(device)
                 state, estimate = state[parent], estimate[parent]
                 chosen = torch.from_numpy(indices[step][first]).to(device)
-                weights = torch.from_numpy(signs[step][first]).to(device, torch.float32)
-                noise = codebook.combine(step, chosen, weights).view(-1, *shape)
+                coefficients = torch.from_numpy(weights[step][first]).to(device, torch.float32)
+                noise = codebook.combine(step, chosen, coefficients).view(-1, *shape)
             state = reverse_step(state, estimate, now, following, noise)
         found = self._images(header, self.prior.predict_final(state, levels[-1]))
         # Copies, so that nobody who writes on one image changes its twin.
@@ -249,6 +291,8 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
             f"protocol={PROTOCOLS[self.protocol].__name__} protect={method.protected / 100} "
             f"codebook={codebook} "
             + (facts["settings"] if self.atoms is None else f"M={self.atoms} {facts['settings'].partition(' ')[2]}")
+            + " interleave" * method.interleaved
+            + f" decoder={self.decoder}" * (PROTOCOLS[self.protocol].order is not None and not self.published)
         )
         return facts
 
@@ -256,13 +300,18 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
 class RobustTurboDDCM(TurboDDCM):
     """Robust Turbo-DDCM (arXiv 2604.05743): Turbo-DDCM with each atom's index written on its own.
 
-    As published with ``selection="largest", protect=0``. The defaults go further: see :class:`SectionIndices`, and
-    :mod:`robustkit.codecs.rcc.protection`.
+    As published with ``selection="largest", protect=0, decoder="plain"``, but for the order of a step's atoms. The
+    defaults go further: see :class:`SectionIndices`, and :mod:`robustkit.codecs.rcc.protection`.
     """
 
     name = "robust-turbo-ddcm"
-    methods: ClassVar[Mapping[int, type[TurboParameters]]] = {2: TurboParameters, 1: TurboParameters}
-    protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": IndependentIndices}
+    methods: ClassVar[Mapping[int, type[TurboParameters]]] = {
+        2: TurboParameters,
+        6: TurboParameters,
+        1: TurboParameters,
+    }
+    protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": HashOrderedIndices}
+    as_published: ClassVar[type[BitProtocol]] = IndependentIndices
     usual_size: ClassVar[int] = 1 << 14
     usual_protection: ClassVar[float] = 0.4
     promises: ClassVar[Profile | None] = Profile(
@@ -283,7 +332,8 @@ def _protocol(header: TurboHeader) -> BitProtocol:
 
 def _payload(header: TurboHeader) -> Payload:
     steps = header.method.steps - 1 - header.method.closing
-    return Payload(_protocol(header), steps=steps, protected=steps * header.method.protected // 100)
+    protected = steps * header.method.protected // 100
+    return Payload(_protocol(header), steps=steps, protected=protected, interleaved=bool(header.method.interleaved))
 
 
 def _with_atoms(header: TurboHeader, atoms: int) -> TurboHeader:
