@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from robustkit.codec import EncodeError, Image
-from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, part, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, part, records_settings
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
+from robustkit.codecs.rcc.priority import PriorityCodec
 from robustkit.codecs.rcc.protocol import BitProtocol, IndependentIndices, Integers, JointRank, SectionIndices
 from robustkit.codecs.rcc.schedule import noise_levels, reverse_step
 from robustkit.priors.base import NoiseLevel
@@ -49,7 +50,7 @@ TurboHeader = Header[TurboParameters]
 Atoms = tuple[Integers, Integers]
 
 
-class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
+class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
     """Turbo-DDCM (Vaisman et al., arXiv 2511.06424): the M atoms of a step are written as one joint rank.
 
     Args:
@@ -166,13 +167,14 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
 
     # -- coding -------------------------------------------------------------------------------------------
 
-    def _write(self, header: TurboHeader, clean: Tensor) -> bytes:
+    def _write(self, header: TurboHeader, clean: Tensor, weights: Tensor | None = None) -> bytes:
         protocol, codebook, levels = self._parts(header, clean[0].numel())
         state = self._first_noise(header)
         written = []
         for step in range(_payload(header).steps):
             estimate = self.prior.predict_clean(state, levels[step])
-            indices, signs = protocol.choose(codebook.inner_products(step, (clean - estimate).flatten(1)))
+            residual = clean - estimate if weights is None else weights * (clean - estimate)
+            indices, signs = protocol.choose(codebook.inner_products(step, residual.flatten(1)))
             written.append(protocol.write(indices[0].cpu().numpy(), signs[0].cpu().numpy().astype(np.int64)))
             noise = codebook.combine(step, indices, signs).view_as(state)
             state = reverse_step(state, estimate, levels[step], levels[step + 1], noise)
