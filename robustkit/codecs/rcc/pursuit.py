@@ -116,7 +116,7 @@ class Pursuit:
         Atoms that are orthogonal, as those of one basis of the structured codebook are, leave each other's inner
         products as they were, so matching pursuit finds the M best of all: one transform finds them at once. Others
         are taken as orthogonal, which they nearly are; to reckon with their overlaps takes a transform an atom, and
-        brings a step 2% more information where n is 512 M, under 0.3% where it is 2000 M.
+        brings a step 2% more information where n is 512 M, under half a percent where it is 2000 M.
         """
         best = products.topk(self.count, dim=1)
         coefficients = [self._coefficients(row)[0] for row in best.values.double().cpu().numpy()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Unpack
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustkit.codec import EncodeError, Image
-from robustkit.codecs.rcc.base import CommonSettings, part, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, records_settings
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
@@ -184,34 +183,15 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         return _payload(header).read(payload)
 
     def _reconstruct(self, header: TurboHeader, payloads: list[Atoms]) -> list[Image]:
-        images: dict[int, Image] = {}
-        arrived = np.array([len(indices) for indices, _ in payloads])
-        for steps in np.unique(arrived):
-            places = np.flatnonzero(arrived == steps)
-            indices, signs = (np.stack([payloads[place][i] for place in places], axis=1) for i in (0, 1))
-            images |= dict(zip(places.tolist(), self._run(header, indices, signs), strict=True))
-        return [images[place] for place in range(len(payloads))]
+        device, count = self.prior.device, header.method.atoms
+        _, codebook, levels = self._parts(header, int(np.prod(self._latent_shape(header))))
 
-    def _run(self, header: TurboHeader, indices: Integers, signs: Integers) -> list[Image]:
-        """Images from indices and signs, both ``(coded steps, b, M)``; steps that did not arrive are closing steps."""
-        device, shape = self.prior.device, self._latent_shape(header)
-        shared = np.zeros(indices.shape[1], dtype=np.int64)  # the state of each stream
-        _, codebook, levels = self._parts(header, int(np.prod(shape)))
-        state = self._first_noise(header)
-        for step, (now, following) in enumerate(itertools.pairwise(levels)):
-            estimate = self.prior.predict_clean(state, now)
-            noise = None
-            if step < len(indices):
-                first, before, shared = part(shared, np.concatenate([indices[step], signs[step]], axis=1))
-                parent = torch.from_numpy(before).to(device)
-                state, estimate = state[parent], estimate[parent]
-                chosen = torch.from_numpy(indices[step][first]).to(device)
-                weights = torch.from_numpy(signs[step][first]).to(device, torch.float32)
-                noise = codebook.combine(step, chosen, weights).view(-1, *shape)
-            state = reverse_step(state, estimate, now, following, noise)
-        found = self._images(header, self.prior.predict_final(state, levels[-1]))
-        # Copies, so that nobody who writes on one image changes its twin.
-        return [found[number].copy() for number in shared]
+        def noise(step: int, words: Integers) -> Tensor:
+            indices, signs = (torch.from_numpy(part).to(device) for part in np.split(words, [count], axis=1))
+            return codebook.combine(step, indices, signs.to(torch.float32))
+
+        words = [np.concatenate(atoms, axis=1) for atoms in payloads]
+        return self._images_of_words(header, levels, words, noise)
 
     def _parts(self, header: TurboHeader, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
         protocol, method = _protocol(header), header.method
