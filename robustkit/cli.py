@@ -164,27 +164,38 @@ Examples:
   robustkit encode --codec jpeg photo.png photo.jpg
   robustkit encode --codec jpeg --set bpp=1.0 --set subsampling=4:4:4 photo.png photo.jpg
   robustkit encode --codec my_package.my_module:MyCodec photo.png photo.bin
+  robustkit encode --codec turbo-ddcm --weights faces.png photo.png photo.bin
 """
 )
 @_codec_options
+@click.option(
+    "--weights",
+    metavar="MAP",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A grey image of IN's size, the brighter the more important: where quality goes first. For turbo-ddcm, "
+    "robust-turbo-ddcm and ddcm; decoding needs no map.",
+)
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
-def encode(codec: str, settings: tuple[str, ...], time_limit: float, source: Path, target: Path) -> None:
+def encode(
+    codec: str, settings: tuple[str, ...], time_limit: float, weights: Path | None, source: Path, target: Path
+) -> None:
     """Compress the image file IN to the bitstream OUT.
 
     IN is anything that Pillow reads. Grey and palette images become RGB, with a note; 16-bit, transparent and CMYK
     images are refused with a hint, because their conversion is yours to choose.
     """
-    from robustkit.images import ImageError, read
+    from robustkit.images import ImageError, read, read_grey
     from robustkit.isolation import WorkerError
 
     try:
         image = read(source, note=lambda text: click.echo(text, err=True))
+        importance = None if weights is None else read_grey(weights)
     except ImageError as error:
         raise click.ClickException(str(error)) from error
     with _progress(f"encoding with {codec}"), _workers(codec, settings, seconds=time_limit) as workers:
         try:
-            bitstream = workers.encode(image)
+            bitstream = workers.encode(image, importance)
         except EncodeError as error:
             raise click.ClickException(f"{codec} refuses {source}: {error}") from error
         except WorkerError as error:

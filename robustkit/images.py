@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import PIL
 from PIL import Image as PillowImage
 from PIL import ImageOps
@@ -128,3 +129,17 @@ def read(path: str | Path, *, note: Callable[[str], None] | None = None) -> Imag
             f"{path} is {mode} and codecs take RGB: convert it first, e.g. magick IN -colorspace sRGB OUT.png"
         )
     return np.array(oriented.convert("RGB"), dtype=np.uint8)
+
+
+def read_grey(path: str | Path) -> npt.NDArray[np.uint8]:
+    """Read one image file with Pillow as uint8, H x W, where its red, green and blue are the same everywhere.
+
+    Raises:
+        ImageError: coloured, or :func:`read` refuses it.
+    """
+    image = read(path)
+    if (image != image[..., :1]).any():
+        raise ImageError(
+            f"{path} is coloured and a map is grey: convert it first, e.g. magick IN -colorspace Gray OUT.png"
+        )
+    return np.ascontiguousarray(image[..., 0])

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from robustkit.codecs.rcc import container, protection, turbo
+from robustkit.codecs.rcc import base, container, protection, turbo
 from robustkit.codecs.rcc.codebook import StructuredCodebook
 from robustkit.codecs.rcc.protocol import Bits, Integers, JointRank, SectionIndices
 
@@ -109,15 +109,15 @@ class SkippedStep(turbo.RobustTurboDDCM):
     """The decoder leaves out one step of the reverse diffusion."""
 
     def _reconstruct(self, *args: Any) -> Any:
-        step, taken = turbo.reverse_step, 0
+        step, taken = base.reverse_step, 0
 
         def all_but_the_tenth(noisy: Any, *more: Any) -> Any:
             nonlocal taken
             taken += 1
             return noisy if taken == 10 else step(noisy, *more)
 
-        turbo.reverse_step = all_but_the_tenth
+        base.reverse_step = all_but_the_tenth
         try:
             return super()._reconstruct(*args)
         finally:
-            turbo.reverse_step = step
+            base.reverse_step = step

@@ -193,6 +193,43 @@ def test_a_decoder_that_fails_is_an_error_message(stream, here, body, word):
     assert not (here / "out.png").exists()
 
 
+WEIGHTED = """
+class Weighted(Codec):
+    name = "weighted"
+    family = "test"
+    def encode(self, image, weights=None):
+        if weights is None or weights.shape != image.shape[:2]:
+            raise EncodeError("give weights of the image's size")
+        return image[:1].tobytes() + weights.tobytes()
+    def decode(self, bitstream):
+        raise DecodeError("no")
+"""
+
+
+def test_weights_are_the_grey_levels_of_a_map(photo, here):
+    module(here, "weighted", WEIGHTED)
+    grey = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
+    PillowImage.fromarray(grey).save("map.png")
+    cli("encode", "--codec", "weighted:Weighted", "--weights", "map.png", "photo.png", "out.bin")
+    assert (here / "out.bin").read_bytes() == photo[:1].tobytes() + grey.tobytes()
+
+
+def test_weights_that_are_wrong(photo, here):
+    module(here, "weighted", WEIGHTED)
+    PillowImage.new("L", (64, 32), 9).save("low.png")
+    PillowImage.new("RGB", (64, 64), (9, 9, 8)).save("red.png")
+    for codec, weights, word in [
+        ("weighted:Weighted", "low.png", "weighted:Weighted refuses photo.png: give weights of the image's size"),
+        ("weighted:Weighted", "red.png", "red.png is coloured and a map is grey: convert it first"),
+        ("jpeg", "low.png", "jpeg refuses photo.png: this codec takes no weights"),
+    ]:
+        assert word in cli("encode", "--codec", codec, "--weights", weights, "photo.png", "out.bin", status=1).stderr
+        assert not (here / "out.bin").exists()
+    assert (
+        "nowhere.png" in cli("encode", "--codec", "jpeg", "--weights", "nowhere.png", "photo.png", "o", status=2).stderr
+    )
+
+
 def test_an_encoder_that_fails_is_an_error_message(photo, here):
     module(here, "failing", BROKEN.format(encode="ZeroDivisionError('oops')", decode="pass"))
     assert "oops" in cli("encode", "--codec", "failing:Broken", "photo.png", "out.bin", status=1).stderr

@@ -331,6 +331,10 @@ def test_the_rest_of_the_contract_crosses_over(picture: Image, stream: bytes, tm
             workers.encode(np.zeros((1, 4097, 3), dtype=np.uint8))
         with pytest.raises(ValueError, match="float64"):
             workers.encode(np.zeros((8, 8, 3)))
+        with pytest.raises(EncodeError, match="takes no weights"):
+            workers.encode(picture, np.ones(picture.shape[:2], dtype=np.uint8))
+        with pytest.raises(ValueError, match="float64"):
+            workers.encode(picture, np.ones(picture.shape[:2]))
 
 
 @pytest.mark.parametrize(

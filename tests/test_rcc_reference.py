@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tiny_pipeline import save_tiny_pipeline
 
 from robustkit import DecodeError, EncodeError, Image
+from robustkit.codecs.rcc.ddcm import DDCM
 from robustkit.codecs.rcc.protocol import IndependentIndices, JointRank
 from robustkit.codecs.rcc.reference import Published, PublishedDDCM, PublishedTurboDDCM, published_closing
 from robustkit.codecs.rcc.turbo import RobustTurboDDCM, TurboDDCM
@@ -474,6 +475,19 @@ def test_the_codecs_write_the_published_streams(kind: type[TurboDDCM], method: s
     settings = codec.describe()["settings"]
     assert "N=by rule" in settings
     assert "codebook=reference" in settings
+
+
+def test_ddcm_writes_the_published_streams(tmp_path: Path) -> None:
+    golden = next(g for g in GOLDEN if g.method == "ddcm" and g.prediction == "epsilon" and g.settings["M"] == 2)
+    settings = {"codebook": "reference", "container": "raw", "size": (golden.side, golden.side), **golden.settings}
+    codec = DDCM(**settings, prior=str(save_tiny_pipeline(tmp_path)))
+    stream = codec.encode(picture(golden.side, golden.image))
+    assert hashlib.sha256(stream).hexdigest() == golden.stream
+    assert codec.decode(stream).shape == (golden.side, golden.side, 3)
+    with pytest.raises(EncodeError, match="weights with codebook 'reference'"):
+        codec.encode(picture(golden.side, golden.image), np.ones((golden.side, golden.side)))
+    with pytest.raises(ValueError, match="container='framed'"):
+        DDCM(**settings | {"container": "framed"})
 
 
 @pytest.mark.parametrize("kind", [TurboDDCM, RobustTurboDDCM])

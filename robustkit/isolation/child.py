@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import faulthandler
+import inspect
 import json
+import math
 import os
 import resource
 import signal
@@ -157,8 +159,16 @@ class _Child:
 
     def _encode(self, request: dict[str, Any]) -> _Answer:
         shape = tuple(request["image"])
-        image = wire.read_array(self._file, 0, int(np.prod(shape))).reshape(shape)
-        stream = self._codec.encode(image)
+        size = math.prod(shape)
+        image = wire.read_array(self._file, 0, size).reshape(shape)
+        if request["weights"] is None:
+            stream = self._codec.encode(image)
+        else:
+            if "weights" not in inspect.signature(self._codec.encode).parameters:
+                raise EncodeError("this codec takes no weights: leave them out")
+            shape = tuple(request["weights"])
+            weights = wire.read_array(self._file, size, math.prod(shape)).reshape(shape)
+            stream = self._codec.encode(image, weights=weights)  # type: ignore[call-arg]
         if not isinstance(stream, bytes):
             raise TypeError(f"encode returned a {_kind(stream)}, not bytes")
         return None, [stream]

@@ -159,18 +159,30 @@ class CodecWorkers:
                 worker.done(answer)
         return dict(self._description)
 
-    def encode(self, image: Image) -> bytes:
+    def encode(self, image: Image, weights: Image | None = None) -> bytes:
         """Compress ``image`` (uint8, H x W x 3).
 
+        Args:
+            image: what to compress.
+            weights: importance of its pixels, uint8 ``(h, w)``, for a codec whose ``encode`` takes ``weights``.
+
         Raises:
-            EncodeError: the codec refuses the image.
+            EncodeError: the codec refuses the image or the weights, or takes no weights.
             WorkerError: anything else that is not a bitstream.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"image is {image.dtype}, shape {image.shape}: give uint8, height x width x 3")
+        if weights is not None and (weights.dtype != np.uint8 or weights.ndim != 2):
+            raise ValueError(f"weights are {weights.dtype}, shape {weights.shape}: give uint8, height x width")
+        buffers = [np.ascontiguousarray(part) for part in (image, weights) if part is not None]
         with self._borrow() as worker:
             answer = self._succeed(
-                worker, "encode", [np.ascontiguousarray(image)], refusal=EncodeError, image=list(image.shape)
+                worker,
+                "encode",
+                buffers,
+                refusal=EncodeError,
+                image=list(image.shape),
+                weights=None if weights is None else list(weights.shape),
             )
             with self._living("encode"):
                 stream = worker.payload(answer)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Regi
 from robustkit.codecs.rcc.container import HEADER_BYTES, PRIOR_BYTES, Header, P, check_size, header_fields
 from robustkit.codecs.rcc.protocol import Integers
 from robustkit.codecs.rcc.reference import Published
-from robustkit.codecs.rcc.schedule import SCHEDULES, noise_levels, usual_schedule
+from robustkit.codecs.rcc.schedule import SCHEDULES, noise_levels, reverse_step, usual_schedule
 from robustkit.priors import load_prior
 from robustkit.priors.base import NoiseLevel
 from robustkit.profile import Profile
@@ -30,6 +32,10 @@ PSNR_RATES = (1 / 32, 8.0)
 PSNR_PRECISION = 1.03
 
 Read = TypeVar("Read")
+#: What a step's bits say, in a method's own numbers.
+Words = npt.NDArray[Any]
+#: Writes the payload for a header and clean latents ``(1, c, h, w)``.
+Write: TypeAlias = Callable[[Header[P], Tensor], bytes]
 
 
 class CommonSettings(TypedDict, total=False):
@@ -243,26 +249,30 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     # -- coding -------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def encode(self, image: Image) -> bytes:
-        _check_image(image)
+        return self._encode(image, self._write)
+
+    @torch.inference_mode()
+    def _encode(self, image: Image, write: Write[P]) -> bytes:
+        """The stream of ``image``, its payload by ``write``: :meth:`_write`, or as a caller would have it."""
+        check_image(image)
         if self.published:
             return self.published.encode(image)
         clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
         if self.psnr is None:
-            return self._stream(image, clean)
-        return self._least_that_reaches(self.psnr, image, clean)
+            return self._stream(image, clean, write)
+        return self._least_that_reaches(self.psnr, image, clean, write)
 
-    def _stream(self, image: Image, clean: Tensor, bpp: float | None = None) -> bytes:
+    def _stream(self, image: Image, clean: Tensor, write: Write[P], bpp: float | None = None) -> bytes:
         header = self._header_for(image.shape[0], image.shape[1], bpp)
-        payload = self._write(header, clean)
+        payload = write(header, clean)
         return payload if self.container == "raw" else replace(header, payload=len(payload)).pack() + payload
 
-    def _least_that_reaches(self, psnr: float, image: Image, clean: Tensor) -> bytes:
+    def _least_that_reaches(self, psnr: float, image: Image, clean: Tensor, write: Write[P]) -> bytes:
         """The stream of least rate, to within ``PSNR_PRECISION``, whose image has ``psnr`` dB at least."""
 
         def attempt(bpp: float) -> tuple[bytes, float]:
-            stream = self._stream(image, clean, bpp)
+            stream = self._stream(image, clean, write, bpp)
             return stream, _psnr(image, self.decode(stream))
 
         # From below: with few steps, quality falls again at rates that they can't use.
@@ -333,6 +343,52 @@ class RCCCodec(Codec, Generic[P, Read]):
         heads = torch.from_numpy(np.bitwise_count(words).astype(np.float32)).to(self.prior.device)
         return ((heads - 32) / 4).view(1, *shape)
 
+    def _images_of_words(
+        self,
+        header: Header[P],
+        levels: list[NoiseLevel],
+        words: Sequence[Words],
+        noise: Callable[[int, Words], Tensor],
+    ) -> list[Image]:
+        """The images of streams that say one word of numbers a step.
+
+        Args:
+            header: of all the streams.
+            levels: noise levels, in their order.
+            words: ``(steps, w)`` for each stream: of the steps that arrived; the others are closing steps.
+            noise: gives a step's noise ``(states, n)`` for the step's number and words ``(states, w)``.
+        """
+        images: dict[int, Image] = {}
+        arrived = np.array([len(word) for word in words])
+        for steps in np.unique(arrived):
+            places = np.flatnonzero(arrived == steps)
+            together = np.stack([words[int(place)] for place in places], axis=1)
+            images |= dict(zip(places.tolist(), self._reverse(header, levels, together, noise), strict=True))
+        return [images[place] for place in range(len(words))]
+
+    def _reverse(
+        self,
+        header: Header[P],
+        levels: list[NoiseLevel],
+        words: Words,
+        noise: Callable[[int, Words], Tensor],
+    ) -> list[Image]:
+        """As :meth:`_images_of_words`, for words ``(steps, b, w)`` of which as many arrived of every stream."""
+        shared = np.zeros(words.shape[1], dtype=np.int64)  # the state of each stream
+        state = self._first_noise(header)
+        for step, (now, following) in enumerate(itertools.pairwise(levels)):
+            estimate = self.prior.predict_clean(state, now)
+            step_noise = None
+            if step < len(words):
+                first, before, shared = part(shared, words[step])
+                parent = torch.from_numpy(before).to(self.prior.device)
+                state, estimate = state[parent], estimate[parent]
+                step_noise = noise(step, words[step][first]).view_as(state)
+            state = reverse_step(state, estimate, now, following, step_noise)
+        found = self._images(header, self.prior.predict_final(state, levels[-1]))
+        # Copies, so that nobody who writes on one image changes its twin.
+        return [found[number].copy() for number in shared]
+
     def _images(self, header: Header[P], latents: Tensor) -> list[Image]:
         """The images of final latents ``(b, c, h, w)``."""
         images = self.prior.decode(latents)[:, :, : header.height, : header.width]
@@ -350,7 +406,7 @@ class RCCCodec(Codec, Generic[P, Read]):
         }
 
 
-def part(shared: Integers, words: Integers) -> tuple[Integers, Integers, Integers]:
+def part(shared: Integers, words: Words) -> tuple[Integers, Integers, Integers]:
     """Let streams that have shared their states part where their words differ.
 
     Damaged copies of one stream part at their first flips, and until then one state, and so one call of the denoiser,
@@ -358,7 +414,7 @@ def part(shared: Integers, words: Integers) -> tuple[Integers, Integers, Integer
 
     Args:
         shared: int64 ``(b,)``, the number of each stream's state.
-        words: int64 ``(b, ...)``, what each stream says next.
+        words: ``(b, ...)``, what each stream says next.
 
     Returns:
         a stream of each new state, the old state that each new one comes from, and the new ``shared``.
@@ -380,7 +436,8 @@ def _regions(fields: list[tuple[str, int, bool]], bits: int) -> Layout:
     return Layout(tuple(regions), bits)
 
 
-def _check_image(image: object) -> None:
+def check_image(image: object) -> None:
+    """Raise EncodeError, which says why, where ``image`` is none that RCC codecs take."""
     if not isinstance(image, np.ndarray):
         raise EncodeError(f"{type(image).__name__}: give uint8, height x width x 3")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

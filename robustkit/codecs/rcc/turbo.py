@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Unpack
@@ -13,11 +12,12 @@ from torch import Tensor
 
 from robustkit.codec import EncodeError, Image
 from robustkit.codecs.rcc import ordered
-from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, part, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, Words, records_settings
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
 from robustkit.codecs.rcc.presets import takes_preset
+from robustkit.codecs.rcc.priority import PriorityCodec
 from robustkit.codecs.rcc.protocol import (
     BitProtocol,
     Floats,
@@ -77,7 +77,7 @@ TurboHeader = Header[TurboParameters]
 Atoms = tuple[Integers, Floats]
 
 
-class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
+class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
     """Turbo-DDCM (Vaisman et al., arXiv 2511.06424): the M atoms of a step are written as one joint rank.
 
     Args:
@@ -225,13 +225,14 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
 
     # -- coding -------------------------------------------------------------------------------------------
 
-    def _write(self, header: TurboHeader, clean: Tensor) -> bytes:
+    def _write(self, header: TurboHeader, clean: Tensor, weights: Tensor | None = None) -> bytes:
         protocol, codebook, levels = self._parts(header, clean[0].numel())
         state = self._first_noise(header)
         written = []
         for step in range(_payload(header).steps):
             estimate = self.prior.predict_clean(state, levels[step])
-            indices, signs = protocol.choose(codebook.inner_products(step, (clean - estimate).flatten(1)))
+            residual = clean - estimate if weights is None else weights * (clean - estimate)
+            indices, signs = protocol.choose(codebook.inner_products(step, residual.flatten(1)))
             written.append(protocol.write(indices[0].cpu().numpy(), signs[0].cpu().numpy().astype(np.int64)))
             noise = codebook.combine(step, indices, signs).view_as(state)
             state = reverse_step(state, estimate, levels[step], levels[step + 1], noise)
@@ -244,35 +245,16 @@ class TurboDDCM(RCCCodec[TurboParameters, Atoms]):
         return ordered.believe(_protocol(header), indices, signs)
 
     def _reconstruct(self, header: TurboHeader, payloads: list[Atoms]) -> list[Image]:
-        images: dict[int, Image] = {}
-        arrived = np.array([len(indices) for indices, _ in payloads])
-        for steps in np.unique(arrived):
-            places = np.flatnonzero(arrived == steps)
-            indices = np.stack([payloads[place][0] for place in places], axis=1)
-            weights = np.stack([payloads[place][1] for place in places], axis=1)
-            images |= dict(zip(places.tolist(), self._run(header, indices, weights), strict=True))
-        return [images[place] for place in range(len(payloads))]
+        device, count = self.prior.device, header.method.atoms
+        _, codebook, levels = self._parts(header, int(np.prod(self._latent_shape(header))))
 
-    def _run(self, header: TurboHeader, indices: Integers, weights: Floats) -> list[Image]:
-        """Images from indices and weights, ``(coded steps, b, M)``; steps that did not arrive are closing steps."""
-        device, shape = self.prior.device, self._latent_shape(header)
-        shared = np.zeros(indices.shape[1], dtype=np.int64)  # the state of each stream
-        _, codebook, levels = self._parts(header, int(np.prod(shape)))
-        state = self._first_noise(header)
-        for step, (now, following) in enumerate(itertools.pairwise(levels)):
-            estimate = self.prior.predict_clean(state, now)
-            noise = None
-            if step < len(indices):
-                first, before, shared = part(shared, np.concatenate([indices[step], weights[step]], axis=1))
-                parent = torch.from_numpy(before).to(device)
-                state, estimate = state[parent], estimate[parent]
-                chosen = torch.from_numpy(indices[step][first]).to(device)
-                coefficients = torch.from_numpy(weights[step][first]).to(device, torch.float32)
-                noise = codebook.combine(step, chosen, coefficients).view(-1, *shape)
-            state = reverse_step(state, estimate, now, following, noise)
-        found = self._images(header, self.prior.predict_final(state, levels[-1]))
-        # Copies, so that nobody who writes on one image changes its twin.
-        return [found[number].copy() for number in shared]
+        def noise(step: int, words: Words) -> Tensor:
+            indices, weights = np.split(words, [count], axis=1)
+            chosen = torch.from_numpy(indices.astype(np.int64)).to(device)
+            return codebook.combine(step, chosen, torch.from_numpy(weights).to(device, torch.float32))
+
+        words = [np.concatenate(atoms, axis=1) for atoms in payloads]
+        return self._images_of_words(header, levels, words, noise)
 
     def _parts(self, header: TurboHeader, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
         protocol, method = _protocol(header), header.method
