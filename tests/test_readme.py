@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from robustkit import Profile, channels, cli, pytest_plugin
-from robustkit.codecs.rcc.container import HEADER_BYTES, HEADER_FIELDS
+from robustkit import Profile, channels, cli, pytest_plugin, registry
+from robustkit.codecs.rcc.container import HEADER_BYTES, header_fields
 
+RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "ddcm")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "golden/README.md", "benchmarks/README.md")
@@ -130,10 +131,22 @@ def test_the_first_screen_has_the_two_commands():
     assert README[: README.index(first)].count("\n") < 25
 
 
-def test_the_table_lists_the_headers_fields():
-    fields = table((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), "field")
-    assert [(name, int(bits)) for name, bits, _ in fields] == list(HEADER_FIELDS)
-    assert sum(bits for _, bits in HEADER_FIELDS) == 8 * HEADER_BYTES
+def test_the_tables_list_the_headers_fields():
+    document = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    fields = [(name, int(bits)) for name, bits, _ in table(document, "field")]
+    codecs = [registry.get(name).target.resolve() for name in RCC_CODECS]
+    methods = {number: method for codec in codecs for number, method in codec.methods.items()}
+    documented = {
+        int(number): settings for numbers, settings in table(document, "protocols") for number in numbers.split(",")
+    }
+    assert documented == {n: ", ".join(f"{name} {bits}" for name, bits in m.fields) for n, m in methods.items()}
+    for method in methods.values():
+        in_header = list(header_fields(method))
+        own = in_header.index(("width", 16)) + 1
+        assert fields[:own] == in_header[:own]
+        assert fields[own] == ("method's settings", 48)
+        assert fields[own + 1 :] == in_header[in_header.index(("seed", 32)) :]
+    assert sum(bits for _, bits in fields) == 8 * HEADER_BYTES
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
