@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from robustkit.priors.base import NoiseLevel, Prior
@@ -39,15 +38,20 @@ def noise_levels(prior: Prior, *, steps: int, closing: int, correlation: float, 
         return [prior.level_at_snr(position) for position in (START_LOG_SNR, *positions)]
     positions = [START_LOG_SNR]
     for _ in range(coded):
-        rise = efficiency * correlation / _squared_error(prior.mmse, positions[-1])
+        rise = efficiency * correlation / expected_error(prior, positions[-1])
         positions.append(math.log(math.exp(positions[-1]) + rise))
     positions += (positions[-1] + np.linspace(0, CLOSING_LOG_SNR, closing + 1)[1:]).tolist()
     return [prior.level_at_snr(position) for position in positions]
 
 
-def _squared_error(curve: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]], log_snr: float) -> float:
-    """The error at ``log_snr``: a power law between the curve's points, and beyond its clean end."""
-    positions, errors = curve
+def expected_error(prior: Prior, log_snr: float) -> float:
+    """The mean squared error of ``prior`` at ``log_snr``, or of the best estimate of normal latents if never measured.
+
+    Between the measured points, and beyond their clean end, it is a power law of the SNR.
+    """
+    if prior.mmse is None:
+        return 1 / (1 + math.exp(log_snr))
+    positions, errors = prior.mmse
     logarithms = np.log(errors)
     if log_snr <= positions[-1]:
         return math.exp(float(np.interp(log_snr, positions, logarithms)))
