@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ class PoissonChannel:
         # Only the encoder needs them, and one sequence serves all chunks: their candidates differ.
         late = torch.from_numpy(np.log(np.cumsum(arrivals)).astype(np.float32)).to(self.device)
         factors, found = hadamard_factors(block, self.device), []
-        for slab in parts.split(max(1, self.SLAB // own.numel())):
+        for slab in torch.split(parts, max(1, self.SLAB // own.numel())):
             products = hadamard_transform(slab[:, None] * own, factors).flatten(1)[:, : self.size]
             found.append((late - products).argmin(dim=1))
         return torch.cat(found).cpu().numpy().astype(np.int64)
@@ -83,8 +84,8 @@ class PoissonChannel:
         chunks = indices.shape[1]
         rotation, chunk_signs, own = self._signs(step, chunks)
         block, width = own.shape[1], -(-self.turned // chunks)
-        rows = indices % block
-        odd = np.bitwise_count(rows[..., None] & np.arange(width)) & 1
+        rows = (indices % block).astype(np.int32)
+        odd = np.bitwise_count(rows[..., None] & np.arange(width, dtype=np.int32)) & 1
         signs = torch.from_numpy(1 - 2 * odd.astype(np.float32)).to(self.device)
         signs *= own[torch.from_numpy(indices // block).to(self.device), :width]
         # (b, B, width) back to the order before the deal, less what the last turns had no coordinates for.
@@ -92,13 +93,13 @@ class PoissonChannel:
         return (self._turn(gathered * chunk_signs) * rotation)[:, : self.length]
 
     def _signs(self, step: int, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
-        """+1 and -1: of the turn, of all chunks' coordinates, and ``(bases, block)`` that all chunks' candidates share."""
+        """+1 and -1: for the turn, for all chunks' coordinates, and ``(bases, block)`` that all chunks share."""
         block = padded_length(-(-self.turned // chunks))
         bases = -(-self.size // block)
         count = 2 * self.turned + bases * block
         raw = np.random.Philox(key=[self.seed, step]).random_raw(-(-count // 64)).astype("<u8").view(np.uint8)
         drawn = torch.from_numpy(1 - 2 * np.unpackbits(raw, count=count).astype(np.float32)).to(self.device)
-        rotation, chunk_signs, own = drawn.split([self.turned, self.turned, bases * block])
+        rotation, chunk_signs, own = torch.split(drawn, [self.turned, self.turned, bases * block])
         return rotation, chunk_signs, own.view(bases, block)
 
     def _extended(self, vectors: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class PoissonChannel:
 
     def _turn(self, vectors: Tensor) -> Tensor:
         turned = hadamard_transform(vectors, hadamard_factors(self.turned, self.device))
-        return turned / self.turned**0.5
+        return turned / math.sqrt(self.turned)
 
     def _deal(self, vectors: Tensor, chunks: int) -> Tensor:
         """``(b, turned)`` to ``(b, chunks, width)``: coordinates dealt in turn, the last turn filled up with zeros."""

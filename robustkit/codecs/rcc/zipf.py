@@ -1,4 +1,4 @@
-"""Entropy coding of DiffC's steps: an index's octave under a Zipf law by a range coder, its place there in plain bits."""
+"""Entropy coding of DiffC's indices: the octave, under a Zipf law, by a range coder, the place in it in plain bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustkit.codecs.rcc.protocol import Bits, Integers
 EXPONENTS = np.arange(64) / 32
 #: Largest magnitude of a correction, and in how many of them its probability halves.
 LARGEST_CORRECTION = 31
-HALVES_IN = 2.0
+HALVES_IN = 1.0
 #: Probabilities are multiples of one in so many, so that machines that round powers differently have the same ones.
 _GRAINS = 1 << 20
 _WORD = np.dtype(">u4")
@@ -35,7 +35,7 @@ def zipf(exponent: float, octaves: int) -> npt.NDArray[np.float64]:
 
     Within an octave all indices are written as equally likely, which costs 0.03 bits an index.
     """
-    return _grained(2.0 ** (np.arange(octaves) * (1 - exponent)))
+    return _grained(np.exp2(np.arange(octaves) * (1 - exponent)))
 
 
 def best_exponent(octaves: Integers, count: int) -> int:
@@ -69,7 +69,7 @@ def read_octaves(written: bytes, chunks: Sequence[int], count: int) -> Iterator[
     padded = written + bytes(-len(written) % _WORD.itemsize + 2 * _WORD.itemsize)
     coder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, _WORD).astype(np.uint32))
     try:
-        uniform, corrections, law = _models(int(coder.decode(_models(0, count)[0])), count)
+        _, corrections, law = _models(int(coder.decode(_models(0, count)[0])), count)
         for chunk in chunks:
             correction = int(coder.decode(corrections)) - LARGEST_CORRECTION
             yield correction, coder.decode(law, chunk).astype(np.int64)
@@ -83,7 +83,8 @@ def write_places(indices: Integers) -> Bits:
     places = indices + 1 - (1 << octaves)
     owner = np.repeat(np.arange(len(indices)), octaves)
     below = np.repeat(np.cumsum(octaves), octaves) - 1 - np.arange(len(owner))
-    return ((places[owner] >> below) & 1).astype(np.uint8)
+    bits: Bits = ((places[owner] >> below) & 1).astype(np.uint8)
+    return bits
 
 
 def read_places(bits: Bits, octaves: Integers) -> Integers:
@@ -106,8 +107,9 @@ def _models(exponent: int, count: int) -> tuple[Any, Any, Any]:
     )
 
 
-def _grained(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.maximum(1, np.rint(weights / weights.sum() * _GRAINS)) / _GRAINS
+def _grained(weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    grains: npt.NDArray[np.float64] = np.maximum(1, np.rint(weights / weights.sum() * _GRAINS))
+    return grains / _GRAINS
 
 
 def _shortest(written: bytes, chunks: Sequence[int], count: int) -> bytes:
