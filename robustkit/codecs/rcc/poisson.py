@@ -60,15 +60,13 @@ class PoissonChannel:
         parts = torch.zeros(chunks, block, device=self.device)
         dealt = self._deal(self._turn(self._extended(shift[None]) * rotation) * chunk_signs, chunks)[0]
         parts[:, : dealt.shape[1]] = dealt
-        arrivals = np.random.Generator(np.random.Philox(key=[self.seed, step | 1 << 33])).standard_exponential(
-            self.size
-        )
-        # Only the encoder needs them, and one sequence serves all chunks: their candidates differ.
-        late = torch.from_numpy(np.log(np.cumsum(arrivals)).astype(np.float32)).to(self.device)
+        # The decoder needs no arrival times. Chunks that shared theirs would not be independent.
+        arrivals = np.random.Generator(np.random.Philox(key=[self.seed, step | 1 << 33]))
         factors, found = hadamard_factors(block, self.device), []
         for slab in torch.split(parts, max(1, self.SLAB // own.numel())):
             products = hadamard_transform(slab[:, None] * own, factors).flatten(1)[:, : self.size]
-            found.append((late - products).argmin(dim=1))
+            waits = torch.from_numpy(arrivals.standard_exponential(products.shape, dtype=np.float32)).to(self.device)
+            found.append((waits.cumsum(dim=1).log() - products).argmin(dim=1))
         return torch.cat(found).cpu().numpy().astype(np.int64)
 
     def sample(self, step: int, indices: Integers) -> Tensor:
