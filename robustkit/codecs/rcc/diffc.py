@@ -41,7 +41,7 @@ END_LOG_SNR = 14.0
 #: Bits that an index takes, as a share of log2 K, by efficiency: where to start looking for the number of chunks.
 INDEX_SHARE = (
     (0.0, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.6, 2.55),
-    (0.2, 0.67, 0.74, 0.78, 0.832, 0.865, 0.905, 0.935, 1.0),
+    (0.2, 0.67, 0.74, 0.78, 0.83, 0.865, 0.905, 0.935, 1.0),
 )
 #: What parity lengthens the payload by: it is an eighth of the octaves, which are three tenths.
 PARITY_SHARE = 1.04
@@ -263,33 +263,21 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
         """Images of streams of which equally many steps arrived."""
         shared = np.zeros(len(streams), dtype=np.int64)  # the state of each stream
         states, climbs = self._first_noise(header), [self._start(header)]
-        channel = self._channel(header, states[0].numel())
+        channel, counts = self._channel(header, states[0].numel()), header.method.counts
         for step in range(len(streams[0])):
             estimates = _by_level(self.prior.predict_clean, states, climbs)
             words = np.stack([np.append(indices, correction) for correction, indices in (s[step] for s in streams)])
             first, before, shared = part(shared, words)
-            noise = channel.sample(step, words[first, :-1]).view(-1, *states.shape[1:])
-            following = [
-                climbs[old].after(correction, header.method.counts[step])
-                for old, correction in zip(before.tolist(), words[first, -1].tolist(), strict=True)
-            ]
-            states = torch.cat(
-                [
-                    reverse_step(states[old, None], estimates[old, None], climbs[old].level, new.level, own[None])
-                    for old, new, own in zip(before.tolist(), following, noise, strict=True)
-                ]
-            )
-            climbs = following
+            noises = channel.sample(step, words[first, :-1]).view(-1, *states.shape[1:])
+            parent = torch.from_numpy(before).to(states.device)
+            climbs = [climbs[old] for old in before]
+            corrections = words[first, -1].tolist()
+            following = [climb.after(own, counts[step]) for climb, own in zip(climbs, corrections, strict=True)]
+            states, climbs = _moved(states[parent], estimates[parent], climbs, following, noises), following
         for _ in range(header.method.closing):
             estimates = _by_level(self.prior.predict_clean, states, climbs)
             following = [climb.closer(CLOSING_LOG_SNR / header.method.closing) for climb in climbs]
-            states = torch.cat(
-                [
-                    reverse_step(states[i, None], estimates[i, None], climbs[i].level, new.level, None)
-                    for i, new in enumerate(following)
-                ]
-            )
-            climbs = following
+            states, climbs = _moved(states, estimates, climbs, following, None), following
         found = self._images(header, _by_level(self.prior.predict_final, states, climbs))
         # Copies, so that nobody who writes on one image changes its twin.
         return [found[number].copy() for number in shared]
@@ -372,6 +360,17 @@ def _by_level(predict: Callable[[Tensor, NoiseLevel], Tensor], states: Tensor, c
     for level, places in groups.items():
         estimates[places] = predict(states[places], level)
     return estimates
+
+
+def _moved(
+    states: Tensor, estimates: Tensor, now: Sequence[Climb], following: Sequence[Climb], noises: Tensor | None
+) -> Tensor:
+    """One reverse step of each state, between levels of its own."""
+    moved = [
+        reverse_step(state, estimate, now[i].level, following[i].level, None if noises is None else noises[i])
+        for i, (state, estimate) in enumerate(zip(states, estimates, strict=True))
+    ]
+    return torch.stack(moved)
 
 
 def _coded_bytes(method: DiffCParameters) -> int:
