@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from functools import lru_cache
 
@@ -84,7 +85,7 @@ class StructuredCodebook(Codebook):
         super().__init__(size, length, seed, device)
         self.bases = -(-size // length)
         self.block = length & -length
-        self.factors = [_hadamard(f).to(device) for f in _balanced_factors(self.block)]
+        self.factors = hadamard_factors(self.block, device)
         half = (self.block.bit_length() - 1) // 2
         self.left, self.right = (_hadamard(f).to(device) for f in (1 << half, self.block >> half))
         # An odd stride below n, so that no two bases share an alignment of signs.
@@ -106,13 +107,7 @@ class StructuredCodebook(Codebook):
         return drawn[0], [twice[shift : shift + self.length] for shift in self.shifts]
 
     def _transform(self, values: Tensor) -> Tensor:
-        """Hadamard transform, unnormalised, of each run of ``block`` numbers in the last dimension."""
-        blocks = values.reshape(-1, self.block)
-        for factor in self.factors:
-            # Transform the first factor's axis, and put it last: after all of them the order is back.
-            rows = blocks.view(len(blocks), len(factor), -1)
-            blocks = torch.bmm(rows.mT, factor.expand(len(rows), -1, -1))
-        return blocks.reshape(values.shape)
+        return hadamard_transform(values, self.factors)
 
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
         shared, own = self._signs(step)
@@ -195,6 +190,21 @@ CODEBOOKS: dict[str, type[Codebook]] = {"structured": StructuredCodebook, "gauss
 
 #: The eight signs that a byte's bits stand for, highest first: +1 for 0, -1 for 1.
 _SIGNS_OF_BYTE = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
+
+
+def hadamard_factors(block: int, device: torch.device) -> list[Tensor]:
+    """What :func:`hadamard_transform` wants for runs of ``block`` numbers, a power of two."""
+    return [_hadamard(factor).to(device) for factor in _balanced_factors(block)]
+
+
+def hadamard_transform(values: Tensor, factors: list[Tensor]) -> Tensor:
+    """Hadamard transform, unnormalised, of each run of numbers in the last dimension as long as ``factors`` say."""
+    blocks = values.reshape(-1, math.prod(map(len, factors)))
+    for factor in factors:
+        # Transform the first factor's axis, and put it last: after all of them the order is back.
+        rows = blocks.view(len(blocks), len(factor), -1)
+        blocks = torch.bmm(rows.mT, factor.expand(len(rows), -1, -1))
+    return blocks.reshape(values.shape)
 
 
 @lru_cache

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from robustkit.priors.base import NoiseLevel, Prior
-from robustkit.priors.calibration import ERROR_BOUNDS, Curve
+from robustkit.priors.calibration import ERROR_BOUNDS
 
 #: The choices; a choice's number is its place here.
 #: ``information``: each step rises in SNR as far as its atoms carry it under the prior's error curve.
@@ -79,15 +79,15 @@ def noise_levels(
     if schedule == "published":
         stride = (len(PUBLISHED_TIMESTEPS) - 1) / (steps - 1)
         return [prior.level_at_timestep(PUBLISHED_TIMESTEPS[round(step * stride)]) for step in range(steps)]
-    if schedule == "even" or prior.mmse is None:
+    if schedule == "even":
         positions = [START_LOG_SNR, *np.linspace(*PLAIN_LOG_SNR, steps - 1).tolist()]
     else:
-        positions = _by_information(prior.mmse, steps - 1 - closing, efficiency * correlation)
+        positions = _by_information(prior, steps - 1 - closing, efficiency * correlation)
         positions += (positions[-1] + np.linspace(0, CLOSING_LOG_SNR, closing + 1)[1:]).tolist()
     return [prior.level_at_snr(min(position, MOST_LOG_SNR)) for position in positions]
 
 
-def _by_information(curve: Curve, coded: int, carried: float) -> list[float]:
+def _by_information(prior: Prior, coded: int, carried: float) -> list[float]:
     """Log-SNRs from pure noise on, each of the ``coded`` steps rising by what its atoms carry.
 
     A DDPM step from one SNR to the next wants a noise whose squared correlation with the residual is the rise in
@@ -96,14 +96,19 @@ def _by_information(curve: Curve, coded: int, carried: float) -> list[float]:
     """
     positions = [START_LOG_SNR]
     for _ in range(coded):
-        rise = carried / _squared_error(curve, positions[-1])
+        rise = carried / expected_error(prior, positions[-1])
         positions.append(min(MOST_LOG_SNR, math.log(math.exp(positions[-1]) + rise)))
     return positions
 
 
-def _squared_error(curve: Curve, log_snr: float) -> float:
-    """The error at ``log_snr``: a power law between the curve's points, and beyond its clean end."""
-    positions, errors = curve
+def expected_error(prior: Prior, log_snr: float) -> float:
+    """The mean squared error of ``prior`` at ``log_snr``, or of the best estimate of normal latents if never measured.
+
+    Between the measured points, and beyond their clean end, it is a power law of the SNR.
+    """
+    if prior.mmse is None:
+        return 1 / (1 + math.exp(log_snr))
+    positions, errors = prior.mmse
     logarithms = np.log(errors)
     if log_snr <= positions[-1]:
         return math.exp(float(np.interp(log_snr, positions, logarithms)))
