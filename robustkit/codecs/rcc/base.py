@@ -295,10 +295,7 @@ class RCCCodec(Codec, Generic[P, Read]):
     def _first_noise(self, header: Header[P]) -> Tensor:
         """x_T, ``(1, c, h, w)``: about standard normal, from counted coin flips, so that every device has the same."""
         # Steps draw from the streams (seed, 0), (seed, 1), ...; this one is none of them.
-        shape = self._latent_shape(header)
-        words = np.random.Philox(key=[header.seed, 1 << 32]).random_raw(math.prod(shape))
-        heads = torch.from_numpy(np.bitwise_count(words).astype(np.float32)).to(self.prior.device)
-        return ((heads - 32) / 4).view(1, *shape)
+        return coin_noise(header.seed, 1 << 32, (1, *self._latent_shape(header))).to(self.prior.device)
 
     def _images(self, header: Header[P], latents: Tensor) -> list[Image]:
         """The images of final latents ``(b, c, h, w)``."""
@@ -315,6 +312,12 @@ class RCCCodec(Codec, Generic[P, Read]):
             "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
             "settings": f"{rate} seed={self.seed} efficiency={self.efficiency / 100}",
         }
+
+
+def coin_noise(seed: int, stream: int, shape: Sequence[int]) -> Tensor:
+    """About standard normal numbers from counted coin flips, alike everywhere: float32 of ``shape``."""
+    words = np.random.Philox(key=[seed, stream]).random_raw(math.prod(shape))
+    return ((torch.from_numpy(np.bitwise_count(words).astype(np.float32)) - 32) / 4).view(*shape)
 
 
 def part(shared: Integers, words: Integers) -> tuple[Integers, Integers, Integers]:
