@@ -245,15 +245,16 @@ class RCCCodec(Codec, Generic[P, Read]):
             stream = self._stream(image, clean, bpp)
             return stream, _psnr(image, self.decode(stream))
 
-        # From below: with few steps, quality falls again at rates that they can't use.
+        # From below: with few steps, quality falls again at rates that they can't use. One fall may be chance.
         low, high = PSNR_RATES[0], PSNR_RATES[0]
         best, found = attempt(high)
-        most = found
+        most, falls = found, 0
         while found < psnr:
             low, high = high, 2 * high
-            if high > PSNR_RATES[1] or found < most:
+            if high > PSNR_RATES[1] or falls == 2:
                 raise EncodeError(f"psnr = {psnr}: with these settings this image reaches {most:.2f} dB; ask for less")
             best, found = attempt(high)
+            falls = falls + 1 if found < most else 0
             most = max(most, found)
         while high / low > PSNR_PRECISION:
             middle = math.sqrt(low * high)

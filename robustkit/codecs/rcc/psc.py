@@ -251,8 +251,10 @@ class _Knowledge:
         both_low, both_high = torch.where(apart, low, both_low), torch.where(apart, high, both_high)
         samples, lows, highs = (t.clone() for t in (self.samples.flatten(1), self.low.flatten(), self.high.flatten()))
         lows[rows.places], highs[rows.places] = both_low, both_high
-        here = samples[:, rows.places]
-        here = torch.where((here < both_low) | (here > both_high), middle, here)
+        # To near the middle of the cell, by a continuous map: a jump would turn on the last bits of a float.
+        inner_low = torch.where(low.isinf(), low, middle - rows.cells / 16)
+        inner_high = torch.where(high.isinf(), high, middle + rows.cells / 16)
+        here = torch.minimum(torch.maximum(samples[:, rows.places], inner_low), inner_high)
         samples[:, rows.places] = torch.minimum(torch.maximum(here, both_low), both_high)
         return _Knowledge(
             *(t.view_as(old) for t, old in ((samples, self.samples), (lows, self.low), (highs, self.high)))
