@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def test_what_is_measured_is_kept(codec: PSC, photograph: Image, stream: bytes) 
     assert (clean[0] <= knowledge.high).all()
     assert (knowledge.low <= final[0]).all()
     assert (final[0] <= knowledge.high).all()
-    assert np.isfinite(knowledge.low).logical_or(np.isfinite(knowledge.high)).sum() > 1000
+    assert (knowledge.low.isfinite() | knowledge.high.isfinite()).sum() > 500
 
 
 def test_rows_are_different_numbers_that_follow_the_samples(codec: PSC, stream: bytes) -> None:
@@ -143,17 +143,20 @@ def test_every_payload_gives_finite_numbers(codec: PSC, stream: bytes, data: st.
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
+def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
-    torch.set_num_threads(2 if before == 1 else 1)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
-def test_another_number_of_threads_makes_the_same_choices(stream: bytes, codec: PSC, two_threads: None) -> None:
-    other = PSC(**QUICK).decode(stream)
-    torch.set_num_threads(1 if torch.get_num_threads() == 2 else 2)
-    assert np.abs(PSC(**QUICK).decode(stream).astype(int) - other).max() <= 1
+@pytest.mark.parametrize("name", ["coffee", pytest.param("astronaut", marks=pytest.mark.slow)])
+def test_another_number_of_threads_makes_the_same_choices(name: str, threads: Callable[[int], None]) -> None:
+    image = photographs(crop=32)[name]
+    threads(1)
+    stream = PSC(**QUICK).encode(image)
+    one = PSC(**QUICK).decode(stream)
+    threads(2)
+    assert np.abs(PSC(**QUICK).decode(stream).astype(int) - one).max() <= 1
 
 
 def test_a_batch_decodes_exactly_as_its_streams_do_alone(codec: PSC, stream: bytes, photograph: Image) -> None:
