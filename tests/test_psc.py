@@ -240,7 +240,7 @@ def test_the_layout_names_every_bit(codec: PSC, stream: bytes) -> None:
     covered = np.concatenate([np.arange(r.start, r.stop) for r in layout])
     assert np.array_equal(covered, np.arange(8 * len(stream)))
     assert np.array_equal(layout.bits_of(header=True), np.arange(8 * HEADER_BYTES))
-    region = layout.at(8 * HEADER_BYTES + 3 * 17)
+    region = layout.at(8 * HEADER_BYTES + 4 * 17)
     assert region is not None
     assert region.name == "step 0 measurement 17"
 

@@ -88,7 +88,7 @@ class PSC(RCCCodec[PSCParameters, Integers]):
         *,
         steps: int = 16,
         rows: int | None = None,
-        bits: int = 3,
+        bits: int = 4,
         samples: int = 3,
         **common: Unpack[CommonSettings],
     ) -> None:
@@ -275,7 +275,7 @@ class _Survey:
             prior,
             steps=self.method.steps + 1,
             closing=0,
-            # Two nats for each doubling of a step's precision, spread over all numbers.
+            # A rise in SNR brings half of it, times the mean squared error, in nats (Guo, Shamai and Verdu 2005).
             correlation=2 * math.log(2) * self.method.rows * self.method.bits / self.numbers,
             efficiency=header.efficiency / 100,
         )
