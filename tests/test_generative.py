@@ -20,13 +20,13 @@ from robustkit.isolation import CodecWorkers
 
 ROOT = Path(__file__).parent.parent
 STANDINS = Path(__file__).parent / "standins"
-NAMES = ("cdc", "hific", "ms-illm", "perco", "psc", "stablecodec")
+NAMES = ("cdc", "hific", "ms-illm", "perco", "psc-official", "stablecodec")
 
 
 def picture(name, height=200, width=170):
     """A photograph of that size, or of the one that the codec takes."""
     photograph = photographs()["coffee"]
-    return photograph.repeat(2, axis=0).repeat(2, axis=1) if name == "psc" else photograph[:height, :width]
+    return photograph.repeat(2, axis=0).repeat(2, axis=1) if name == "psc-official" else photograph[:height, :width]
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,12 @@ def settings(tmp_path_factory):
     )
     (folder / "perco").mkdir()
     (folder / "perco" / "model_index.json").write_text("{}")
-    (folder / "psc" / "stabilityai" / "stable-diffusion-2-1-base").mkdir(parents=True)
+    (folder / "psc-official" / "stabilityai" / "stable-diffusion-2-1-base").mkdir(parents=True)
     (folder / "sd-turbo" / "unet").mkdir(parents=True)
     (folder / "sd-turbo" / "unet" / "config.json").write_text("{}")
 
     def of(name):
-        weights = folder / (name if name in ("perco", "psc") else f"{name}.pth")
+        weights = folder / (name if name in ("perco", "psc-official") else f"{name}.pth")
         found = {"checkout": str(STANDINS / name), "weights": str(weights)}
         if name == "stablecodec":
             found |= {"elic": str(folder / "elic.pth"), "sd_turbo": str(folder / "sd-turbo")}
@@ -100,7 +100,7 @@ def test_the_published_functions_are_called_as_published(name, workers):
     stream = pool.encode(image)
     decoded = pool.decode(stream, shape=image.shape[:2])
     assert decoded.outcome is None, decoded.message
-    block = 16 if name == "psc" else 8
+    block = 16 if name == "psc-official" else 8
     rows, columns = (side // block for side in image.shape[:2])
     blocks = image[: rows * block, : columns * block].reshape(rows, block, columns, block, 3).mean(axis=(1, 3))
     shown = decoded.image[: rows * block : block, : columns * block : block]
@@ -128,7 +128,7 @@ def test_what_the_authors_code_raises_is_an_outcome_and_a_wrong_frame_a_refusal(
     size = image.shape[:2]
     parts = tuple(part[:-4] if len(part) > 40 else part for part in frame.parts)
     # cdc's guarded coder finds zeros there, and psc's adapter knows how many measurements there are.
-    expected = {"cdc": (None,), "psc": (Outcome.REFUSED,)}.get(name, (Outcome.RAISED,))
+    expected = {"cdc": (None,), "psc-official": (Outcome.REFUSED,)}.get(name, (Outcome.RAISED,))
     assert pool.decode(Frame(identity, *size, parts).pack()).outcome in expected
     assert pool.decode(Frame(identity, *size, (*parts, b"more")).pack()).outcome is Outcome.REFUSED
     assert pool.decode(stream).image is not None
@@ -147,7 +147,7 @@ def test_perco_unpacks_no_caption_that_is_damaged_or_endless(caption, workers):
 
 def test_psc_takes_one_size(workers):
     with pytest.raises(EncodeError, match="512x512 alone: crop"):
-        workers("psc").encode(picture("hific"))
+        workers("psc-official").encode(picture("hific"))
 
 
 def test_hific_refuses_half_words(workers):
@@ -205,7 +205,7 @@ def test_the_suite_runs_on_it(name, settings, tmp_path):
     (tmp_path / f"{name}.toml").write_text("\n".join(lines))
     command = [sys.executable, "-m", "pytest", str(ROOT / "conformance"), "--codec", str(tmp_path / f"{name}.toml")]
     for title, photograph in list(photographs().items())[:2]:
-        grown = photograph.repeat(2, axis=0).repeat(2, axis=1) if name == "psc" else photograph[:192, :192]
+        grown = photograph.repeat(2, axis=0).repeat(2, axis=1) if name == "psc-official" else photograph[:192, :192]
         Image.fromarray(grown).save(tmp_path / f"{title}.png")
     more = [
         "-k",

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from robustkit import Profile, channels, cli, pytest_plugin, registry
 from robustkit.codecs.rcc.container import HEADER_BYTES, header_fields
 
-RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "ddcm", "diffc")
+RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "ddcm", "diffc", "psc")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "golden/README.md", "benchmarks/README.md")

@@ -562,7 +562,7 @@ class CDC(OfficialCode):
         return decoded.clamp(-1, 1) / 2 + 0.5
 
 
-class PSC(OfficialCode):
+class PSCOfficial(OfficialCode):
     """PSC (Elata et al. 2024, arXiv 2407.09896) in the latents of Stable Diffusion 2.1. Its code runs on CUDA alone.
 
     One byte a measurement, with no entropy coding: a real number in eight bits (e4m3). Images of 512x512 alone.
@@ -575,7 +575,7 @@ class PSC(OfficialCode):
         seed: of encoder and decoder.
     """
 
-    name: ClassVar[str] = "psc"
+    name: ClassVar[str] = "psc-official"
     repository: ClassVar[str] = "https://github.com/noamelata/PSC"
     commit: ClassVar[str] = "ce777297"
     files: ClassVar[str] = "a folder that holds stabilityai/stable-diffusion-2-1-base (about 5 GB)"

@@ -275,15 +275,16 @@ class RCCCodec(Codec, Generic[P, Read]):
             stream = self._stream(image, clean, write, bpp)
             return stream, _psnr(image, self.decode(stream))
 
-        # From below: with few steps, quality falls again at rates that they can't use.
+        # From below: with few steps, quality falls again at rates that they can't use. One fall may be chance.
         low, high = PSNR_RATES[0], PSNR_RATES[0]
         best, found = attempt(high)
-        most = found
+        most, falls = found, 0
         while found < psnr:
             low, high = high, 2 * high
-            if high > PSNR_RATES[1] or found < most:
+            if high > PSNR_RATES[1] or falls == 2:
                 raise EncodeError(f"psnr = {psnr}: with these settings this image reaches {most:.2f} dB; ask for less")
             best, found = attempt(high)
+            falls = falls + 1 if found < most else 0
             most = max(most, found)
         while high / low > PSNR_PRECISION:
             middle = math.sqrt(low * high)
@@ -338,10 +339,7 @@ class RCCCodec(Codec, Generic[P, Read]):
     def _first_noise(self, header: Header[P]) -> Tensor:
         """x_T, ``(1, c, h, w)``: about standard normal, from counted coin flips, so that every device has the same."""
         # Steps draw from the streams (seed, 0), (seed, 1), ...; this one is none of them.
-        shape = self._latent_shape(header)
-        words = np.random.Philox(key=[header.seed, 1 << 32]).random_raw(math.prod(shape))
-        heads = torch.from_numpy(np.bitwise_count(words).astype(np.float32)).to(self.prior.device)
-        return ((heads - 32) / 4).view(1, *shape)
+        return coin_noise(header.seed, 1 << 32, (1, *self._latent_shape(header))).to(self.prior.device)
 
     def _images_of_words(
         self,
@@ -404,6 +402,12 @@ class RCCCodec(Codec, Generic[P, Read]):
             "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
             "settings": f"{rate} seed={self.seed} schedule={self.schedule} efficiency={self.efficiency / 100}",
         }
+
+
+def coin_noise(seed: int, stream: int, shape: Sequence[int]) -> Tensor:
+    """About standard normal numbers from counted coin flips, alike everywhere: float32 of ``shape``."""
+    words = np.random.Philox(key=[seed, stream]).random_raw(math.prod(shape))
+    return ((torch.from_numpy(np.bitwise_count(words).astype(np.float32)) - 32) / 4).view(*shape)
 
 
 def part(shared: Integers, words: Words) -> tuple[Integers, Integers, Integers]:

@@ -21,7 +21,7 @@ from robustkit.codecs.rcc.pursuit import Pursuit
 from robustkit.codecs.rcc.reference import PublishedDDCM
 from robustkit.codecs.rcc.schedule import SCHEDULES, check_schedule, reverse_step
 from robustkit.priors.base import NoiseLevel
-from robustkit.profile import Profile
+from robustkit.profile import Profile, Promise
 
 CODEBOOK_NAMES = tuple(CODEBOOKS)
 #: log2 of the K that the rate may choose.
@@ -83,7 +83,15 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
 
     name = "ddcm"
     methods: ClassVar[Mapping[int, type[DDCMParameters]]] = {3: DDCMParameters}
-    promises: ClassVar[Profile | None] = None
+    promises: ClassVar[Profile | None] = Profile(
+        bpp=0.4,
+        quality=28.45,
+        promises=(
+            Promise("bsc(ber=0.0001)", mean_drop=0.295, p5_drop=1.05),
+            Promise("bsc(ber=0.001)", mean_drop=2.35, p5_drop=4.5),
+            Promise("burst(length=32)", mean_drop=0.945, p5_drop=5.1),
+        ),
+    )
 
     @takes_preset
     @records_settings
