@@ -29,7 +29,7 @@ from robustkit.codecs.rcc.zipf import (
     write_places,
 )
 from robustkit.priors.base import NoiseLevel, Prior
-from robustkit.profile import Profile
+from robustkit.profile import Profile, Promise
 
 PROTOCOL = 4
 #: Corrections that double an image's error relative to the prior's.
@@ -117,7 +117,15 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
 
     name = "diffc"
     methods: ClassVar[Mapping[int, type[DiffCParameters]]] = {PROTOCOL: DiffCParameters}
-    promises: ClassVar[Profile | None] = None
+    promises: ClassVar[Profile | None] = Profile(
+        bpp=0.4,
+        quality=28.8,
+        promises=(
+            Promise("bsc(ber=0.0001)", mean_drop=4.8, p5_drop=14.0),
+            Promise("bsc(ber=0.001)", mean_drop=13.5, p5_drop=25.0),
+            Promise("burst(length=32)", mean_drop=2.8, p5_drop=12.0),
+        ),
+    )
 
     @records_settings
     def __init__(
