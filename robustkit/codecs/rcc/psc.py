@@ -19,7 +19,7 @@ from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.protocol import Integers
 from robustkit.codecs.rcc.schedule import SCHEDULES, check_schedule, reverse_step
 from robustkit.priors.base import NoiseLevel, Prior
-from robustkit.profile import Profile
+from robustkit.profile import Profile, Promise
 
 MOST_ROWS = 65535
 #: Cell of the uniform quantiser of 1, 2, ... bits that suits a normal variable of unit variance (Max 1960).
@@ -80,7 +80,15 @@ class PSC(RCCCodec[PSCParameters, Integers]):
 
     name = "psc"
     methods: ClassVar[Mapping[int, type[PSCParameters]]] = {5: PSCParameters}
-    promises: ClassVar[Profile | None] = None
+    promises: ClassVar[Profile | None] = Profile(
+        bpp=0.4,
+        quality=25.7,
+        promises=(
+            Promise("bsc(ber=0.0001)", mean_drop=1.4, p5_drop=5.05),
+            Promise("bsc(ber=0.001)", mean_drop=3.8, p5_drop=6.3),
+            Promise("burst(length=32)", mean_drop=1.85, p5_drop=6.75),
+        ),
+    )
 
     @records_settings
     def __init__(
