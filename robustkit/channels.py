@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -154,7 +155,8 @@ class GilbertElliott(Channel):
         return min(self.ber / (self.bad - self.ber) / self.burst, 1.0)
 
     def sample(self, bits: int, rng: np.random.Generator, layout: Layout | None = None) -> ErrorPattern:
-        if not self.ber or not bits:
+        # No stream is so long that it meets a bad state that is rarer than a float can be without losing digits.
+        if self._to_bad < sys.float_info.min or not bits:
             return ErrorPattern(bits)
         starts, stops = self._bad_runs(bits, rng)
         ends = np.cumsum(stops - starts)

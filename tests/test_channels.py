@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -115,6 +115,7 @@ def test_what_cannot_be_read_says_why(text, says):
 
 
 @given(channels, st.integers(0, 2000), st.integers(0, 5))
+@example(GilbertElliott(ber=5e-324, burst=2.0, bad=1.0), 1, 0)
 def test_damage_stays_in_the_stream_and_repeats(channel, length, trial):
     bits = 8 * length
     if isinstance(channel, (BSC, Burst)) and channel.region and bits < 16:

@@ -80,7 +80,13 @@ def codec_parts(stream, codec):
     return Frame.unpack(stream, identity=codec.identity, writer="", max_pixels=1 << 22).parts
 
 
-@pytest.mark.parametrize("name", SMALL)
+#: Of each kind one; the others, which differ in their networks, take five seconds each.
+QUICK = ("bmshj2018-factorized", "mbt2018-mean", "mbt2018")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
+)
 def test_a_hardened_codec_survives_what_reads_beyond_the_stream(name, weights, image, tmp_path):
     """Whatever the payload says, the decode ends in an image or a refusal, and the worker lives."""
     spec = registry.get(name).spec(weights=weights(name), hardened=True)
