@@ -21,6 +21,8 @@ from robustkit.isolation import CodecWorkers
 ROOT = Path(__file__).parent.parent
 STANDINS = Path(__file__).parent / "standins"
 NAMES = ("cdc", "hific", "ms-illm", "perco", "psc-official", "stablecodec")
+#: cdc's imports take seconds in each process.
+SLOW_TO_IMPORT = [pytest.param(name, marks=[pytest.mark.slow] if name == "cdc" else []) for name in NAMES]
 
 
 def picture(name, height=200, width=170):
@@ -93,7 +95,7 @@ def with_packages(tmp_path_factory, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW_TO_IMPORT)
 def test_the_published_functions_are_called_as_published(name, workers):
     image = picture(name)
     pool = workers(name)
@@ -109,7 +111,7 @@ def test_the_published_functions_are_called_as_published(name, workers):
     assert str(STANDINS / name) in pool.describe()["checkout"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW_TO_IMPORT)
 def test_what_the_authors_code_raises_is_an_outcome_and_a_wrong_frame_a_refusal(name, workers):
     image = picture(name, 192, 192)
     pool = workers(name)
@@ -165,7 +167,7 @@ def test_an_image_too_small_for_the_network(name, side, workers):
         workers(name).encode(np.zeros((side, 300, 3), np.uint8))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW_TO_IMPORT)
 def test_what_is_missing_is_named_in_turn(name, settings, tmp_path):
     given = settings(name)
     with pytest.raises(CodecUnavailable, match=r"git clone https://github.com/.* --set checkout=FOLDER; and give "):

@@ -57,6 +57,7 @@ def verdicts(script: ModuleType, profile: Profile, trials: list) -> dict[str, Ve
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.15])
 def test_fresh_runs_prove_the_proposal_and_no_tighter_one(script: ModuleType, share: float) -> None:
     measured = {BSC: drawn(script, 1, 100, share=share)}
