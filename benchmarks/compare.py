@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from robustkit import Profile, channels, images, registry, statistics
 from robustkit.cli import _settings
 from robustkit.isolation import Limits
+from robustkit.pytest_plugin import _names
 from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec
 from robustkit.statistics import Bound
 from robustkit.trial import CleanRoundTripFailed, CodecUnderTest, SearchEffort
@@ -74,7 +75,7 @@ def main(
     photographs = images.photographs(crop=crop) if folder is None else images.from_folder(folder, crop=crop)
     try:
         wanted = [channels.parse(name).name for name in names]
-        specs = {name: registry.get(name).spec(**given) for name in codecs.split(",")}
+        specs = {name: registry.get(name).spec(**given) for name in _names(codecs)}
     except (UnknownCodec, DuplicateCodec, ValueError) as error:
         raise click.UsageError(str(error.args[0])) from error
     lines, rates = [], {}
