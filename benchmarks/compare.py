@@ -7,6 +7,7 @@ RCC codecs and JPEG.
 from __future__ import annotations
 
 import math
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def main(
         [
             f"{len(photographs)} images of {crop}x{crop}, {seen} trials a channel; mean and one-sided 95% bounds,",
             "images as clusters. Loss: of PSNR against the clean decode, over the trials that gave an image. Made by",
-            f"`python benchmarks/compare.py --codec {codecs} --bpp {bpp:g} --trials {trials}`.",
+            f"`python benchmarks/compare.py --codec {shlex.quote(codecs)} --bpp {bpp:g} --trials {trials}`.",
             "",
             *([f"Not within {RATE_TOLERANCE:.0%} of the rate asked for: {', '.join(far)}.", ""] if far else []),
             f"| codec | bpp | clean, dB |{damage}",
