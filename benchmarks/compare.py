@@ -6,24 +6,21 @@ RCC codecs and JPEG.
 
 from __future__ import annotations
 
-import math
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from measure_profile import CORES, Measured, Seen, by_image, console, corrupted, mean_drop
+from measure_profile import CORES, Measured, Seen, console, corrupted, mean_drop, under_test
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from robustkit import Profile, channels, images, registry, statistics
+from robustkit import channels, images, registry, statistics
 from robustkit.cli import _settings
-from robustkit.isolation import Limits
 from robustkit.pytest_plugin import _names
 from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec
 from robustkit.statistics import Bound
-from robustkit.trial import CleanRoundTripFailed, CodecUnderTest, SearchEffort
+from robustkit.trial import CleanRoundTripFailed, CodecUnderTest
 
 CODECS = "jpeg,ddcm,diffc,psc,turbo-ddcm,robust-turbo-ddcm"
 CHANNELS = ("bsc(ber=0.0001)", "bsc(ber=0.001)", "bsc(ber=0.01)")
@@ -81,48 +78,39 @@ def main(
         raise click.UsageError(str(error.args[0])) from error
     lines, rates = [], {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with tempfile.TemporaryDirectory() as directory, Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=len(specs) * len(wanted))
         for name, spec in specs.items():
-            subject = CodecUnderTest(
-                spec,
-                images=photographs,
-                directory=Path(directory) / name,
-                profile=Profile(bpp=math.inf, quality=0.0),
-                trials=trials,
-                effort=SearchEffort(0),
-                limits=Limits(seconds=300),
-                seed=0,
-                progress=lambda text, name=name: progress.update(task, description=f"{name}: {text}"),
-            )
+
+            def tell(text: str, name: str = name) -> None:
+                progress.update(task, description=f"{name}: {text}")
+
             try:
-                subject.workers = subject.fresh_workers(workers=workers)
-                key = {
-                    "codec": subject.own_name,
-                    "settings": given,
-                    "facts": subject.workers.describe(),
-                    "images": sorted(photographs),
-                    "crop": crop,
-                    "trials": trials,
-                }
-                measured = Measured(out.with_name(f"{out.name}.{name}.trials.json"), key)
-                for channel in wanted:
-                    if channel not in measured.channels:
-                        measured.add(channel, [Seen.of(trial) for trial in subject.trials(channel)], 0.0)
-                    progress.advance(task)
-                rates[name] = subject.clean_bpp
-                lines.append(row(name, subject, [measured.channels[channel] for channel in wanted]))
+                with under_test(spec, photographs, trials=trials, workers=workers, progress=tell) as subject:
+                    key = {
+                        "codec": subject.own_name,
+                        "settings": given,
+                        "facts": subject.workers.describe(),
+                        "images": sorted(photographs),
+                        "crop": crop,
+                        "trials": trials,
+                    }
+                    measured = Measured(out.with_name(f"{out.name}.{name}.trials.json"), key)
+                    seen = []
+                    for channel in wanted:
+                        seen.append(measured.complete(channel, subject))
+                        progress.advance(task)
+                    rates[name] = subject.clean_bpp
+                    lines.append(row(name, subject, seen))
             except (CleanRoundTripFailed, CodecUnavailable) as error:
                 raise click.ClickException(f"{name}: {error}") from error
-            finally:
-                subject.close()
     far = [f"{name} {rate:.3f}" for name, rate in rates.items() if abs(rate / bpp - 1) > RATE_TOLERANCE]
     damage = "".join(f" {channel}: loss, dB | no image |" for channel in wanted)
-    seen = sum(len(values) for values in by_image(measured.channels[wanted[0]], lambda trial: 0.0).values())
     text = "\n".join(
         [
-            f"{len(photographs)} images of {crop}x{crop}, {seen} trials a channel; mean and one-sided 95% bounds,",
-            "images as clusters. Loss: of PSNR against the clean decode, over the trials that gave an image. Made by",
+            f"{len(photographs)} images of {crop}x{crop}, {trials} trials an image and channel; mean and one-sided",
+            "95% bounds, images as clusters. Loss: of PSNR against the clean decode, over the trials with an image.",
+            "Made by",
             f"`python benchmarks/compare.py --codec {shlex.quote(codecs)} --bpp {bpp:g} --trials {trials}`.",
             "",
             *([f"Not within {RATE_TOLERANCE:.0%} of the rate asked for: {', '.join(far)}.", ""] if far else []),

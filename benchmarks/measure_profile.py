@@ -12,7 +12,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from rich.pretty import Pretty
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from robustkit import Outcome, Profile, Promise, channels, images, registry, statistics
+from robustkit import Image, Outcome, Profile, Promise, channels, images, registry, statistics
 from robustkit.cli import _settings
 from robustkit.isolation import Limits
 from robustkit.pytest_plugin import EFFORTS
-from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec
+from robustkit.registry import CodecSpec, CodecUnavailable, DuplicateCodec, UnknownCodec
 from robustkit.statistics import Bound, Verdict
 from robustkit.trial import CleanRoundTripFailed, CodecUnderTest, SearchEffort, Trial
 
@@ -246,6 +247,39 @@ def remark(limit: Limit) -> str:
     return "quick runs differ by more than 20%"
 
 
+@contextmanager
+def under_test(
+    spec: CodecSpec,
+    photographs: Mapping[str, Image],
+    *,
+    trials: int,
+    workers: int,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[str], None],
+) -> Iterator[CodecUnderTest]:
+    """A codec to be measured, whose processes end with the block."""
+    with tempfile.TemporaryDirectory() as directory:
+        subject = CodecUnderTest(
+            spec,
+            images=photographs,
+            directory=Path(directory),
+            profile=Profile(bpp=math.inf, quality=0.0),
+            trials=trials,
+            effort=SearchEffort(0),
+            limits=Limits(seconds=300),
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+        try:
+            # Instead of the suite's single process.
+            subject.workers = subject.fresh_workers(workers=workers)
+            yield subject
+        finally:
+            subject.close()
+
+
 class Measured:
     """Trials on disk, so that a run that was stopped goes on."""
 
@@ -264,7 +298,15 @@ class Measured:
         for channel, rows in stored["channels"].items():
             self.channels[channel] = [Seen(**{**row, "outcome": Outcome(row["outcome"])}) for row in rows]
 
-    def add(self, channel: str, trials: list[Seen], seconds: float) -> None:
+    def complete(self, channel: str, subject: CodecUnderTest) -> list[Seen]:
+        """The trials on ``channel``, run unless they are here."""
+        if channel not in self.channels:
+            before = time.monotonic()
+            _ = subject.clean
+            self._add(channel, [Seen.of(trial) for trial in subject.trials(channel)], time.monotonic() - before)
+        return self.channels[channel]
+
+    def _add(self, channel: str, trials: list[Seen], seconds: float) -> None:
         self.channels[channel], self.seconds[channel] = trials, seconds
         rows = {c: [asdict(t) for t in seen] for c, seen in self.channels.items()}
         text = json.dumps({"key": self.key, "seconds": self.seconds, "channels": rows})
@@ -334,44 +376,33 @@ def main(
         raise click.UsageError(str(error.args[0])) from error
     photographs = images.photographs(crop=crop)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with tempfile.TemporaryDirectory() as directory, Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=len(wanted))
-        subject = CodecUnderTest(
-            spec,
-            images=photographs,
-            directory=Path(directory),
-            profile=Profile(bpp=math.inf, quality=0.0),
-            trials=trials,
-            effort=SearchEffort(0),
-            limits=Limits(seconds=120),
-            device=device,
-            seed=seed,
-            progress=lambda text: progress.update(task, description=text),
-        )
         try:
-            # Instead of the suite's single process.
-            subject.workers = subject.fresh_workers(workers=workers)
-            key = {
-                "codec": subject.own_name,
-                "settings": given,
-                "facts": subject.workers.describe(),
-                "crop": crop,
-                "seed": seed,
-                "trials": trials,
-            }
-            measured = Measured(out.with_name(out.name + ".trials.json"), key)
-            for channel in wanted:
-                if channel not in measured.channels:
-                    before = time.monotonic()
-                    _ = subject.clean
-                    found = [Seen.of(trial) for trial in subject.trials(channel)]
-                    measured.add(channel, found, time.monotonic() - before)
-                progress.advance(task)
-            bpp, quality = subject.clean_bpp, subject.clean_quality
+            with under_test(
+                spec,
+                photographs,
+                trials=trials,
+                workers=workers,
+                device=device,
+                seed=seed,
+                progress=lambda text: progress.update(task, description=text),
+            ) as subject:
+                key = {
+                    "codec": subject.own_name,
+                    "settings": given,
+                    "facts": subject.workers.describe(),
+                    "crop": crop,
+                    "seed": seed,
+                    "trials": trials,
+                }
+                measured = Measured(out.with_name(out.name + ".trials.json"), key)
+                for channel in wanted:
+                    measured.complete(channel, subject)
+                    progress.advance(task)
+                bpp, quality = subject.clean_bpp, subject.clean_quality
         except (CleanRoundTripFailed, CodecUnavailable) as error:
             raise click.ClickException(f"{codec}: {error}") from error
-        finally:
-            subject.close()
     seen = {channel: measured.channels[channel] for channel in wanted}
     try:
         profile, limits = propose(seen, bpp=bpp, quality=quality)

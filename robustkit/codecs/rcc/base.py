@@ -57,6 +57,13 @@ class CommonSettings(TypedDict, total=False):
 _NEUTRAL = frozenset({"seed", "size", "device", "dtype"})
 
 
+def check_one_rate(setting: str, value: int | None, common: CommonSettings) -> None:
+    """Raise ValueError where a method's own setting of the rate, M say, is given beside ``bpp`` or ``psnr``."""
+    for rate, asked in (("bpp", common.get("bpp")), ("psnr", common.get("psnr"))):
+        if value is not None and asked is not None:
+            raise ValueError(f"{setting} = {value} and {rate} = {asked}: give one, the other follows")
+
+
 def records_settings(init: Callable[..., None]) -> Callable[..., None]:
     """Let a codec know which of its settings are not the defaults: ``changed``, set before ``init`` runs."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from robustkit.codec import Image
-from robustkit.codecs.rcc.base import CommonSettings, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, check_one_rate, records_settings
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.presets import takes_preset
@@ -112,9 +112,7 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
             raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {min(T - 2, MOST_CLOSING)}")
         if K is not None and (K < 2 or K & (K - 1) or K > 1 << LARGEST_SIZE):
             raise ValueError(f"K = {K}: give a power of two from 2 to 2**{LARGEST_SIZE}")
-        for rate in ("bpp", "psnr"):
-            if M is not None and common.get(rate) is not None:
-                raise ValueError(f"M = {M} and {rate} = {common.get(rate)}: give one, the other follows")
+        check_one_rate("M", M, common)
         most = _most_atoms(USUAL_SIZE if K is None else K.bit_length() - 1)
         if M is not None and not 1 <= M <= most:
             raise ValueError(f"M = {M}: give 1 to {most} atoms a step")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustkit.codec import Image
-from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, coin_noise, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, check_one_rate, coin_noise, records_settings
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.protocol import Integers
 from robustkit.codecs.rcc.schedule import SCHEDULES, check_schedule, reverse_step
@@ -106,9 +106,7 @@ class PSC(RCCCodec[PSCParameters, Integers]):
             raise ValueError(f"bits = {bits}: give 1 to {len(CELLS)} a measurement")
         if not 2 <= samples <= 15:
             raise ValueError(f"samples = {samples}: give 2 to 15")
-        for rate in ("bpp", "psnr"):
-            if rows is not None and common.get(rate) is not None:
-                raise ValueError(f"rows = {rows} and {rate} = {common.get(rate)}: give one, the other follows")
+        check_one_rate("rows", rows, common)
         if rows is not None and not 1 <= rows <= MOST_ROWS:
             raise ValueError(f"rows = {rows}: give 1 to {MOST_ROWS} a step")
         super().__init__(**common)

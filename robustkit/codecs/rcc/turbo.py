@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustkit.codec import EncodeError, Image
 from robustkit.codecs.rcc import ordered
-from robustkit.codecs.rcc.base import CommonSettings, Words, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, Words, check_one_rate, records_settings
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
@@ -154,9 +154,7 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
             K = self.usual_size if selection == next(iter(self.protocols)) else TurboDDCM.usual_size
         if K < 2 or K & (K - 1) or K > 1 << 24:
             raise ValueError(f"K = {K}: give a power of two from 2 to 2**24")
-        for rate in ("bpp", "psnr"):
-            if M is not None and common.get(rate) is not None:
-                raise ValueError(f"M = {M} and {rate} = {common.get(rate)}: give one, the other follows")
+        check_one_rate("M", M, common)
         most = self.protocols[selection].most_atoms(K)
         if M is not None and not 1 <= M <= most:
             raise ValueError(f"M = {M}: give 1 to {most} atoms a step")
