@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -16,19 +17,25 @@ Photograph = npt.NDArray[np.uint8]
 
 def read_photographs(folders: list[Path], scales: tuple[float, ...], least: int) -> list[Photograph]:
     """Every photograph below ``folders``, at each of ``scales``, if no side is below ``least`` pixels."""
-    photographs: list[Photograph] = []
-    for path in sorted(
-        p for folder in folders for p in folder.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
-    ):
+
+    def read(path: Path) -> list[Photograph]:
         with Image.open(path) as file:
             image = file.convert("RGB")
-        for scale in scales:
-            size = (round(image.width * scale), round(image.height * scale))
-            if min(size) >= least:
-                resized = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
-                photographs.append(np.asarray(resized))
+        sizes = [(round(image.width * scale), round(image.height * scale)) for scale in scales]
+        return [
+            np.asarray(image if size == image.size else image.resize(size, Image.Resampling.LANCZOS))
+            for size in sizes
+            if min(size) >= least
+        ]
+
+    paths = sorted(p for folder in folders for p in folder.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    with ThreadPoolExecutor() as threads:
+        photographs = [photograph for found in threads.map(read, paths) for photograph in found]
     if not photographs:
-        raise click.UsageError(f"no photograph of at least {least} pixels a side in {', '.join(map(str, folders))}")
+        raise click.UsageError(
+            f"no photograph of at least {least} pixels a side at scale {', '.join(map(str, scales))} "
+            f"in {', '.join(map(str, folders))}"
+        )
     return photographs
 
 
@@ -44,17 +51,51 @@ def centre_crops(photographs: list[Photograph], side: int) -> Tensor:
     return to_tensor([p[y : y + side, x : x + side] for p, (y, x) in zip(photographs, corners, strict=True)])
 
 
-def draw_crops(photographs: list[Photograph], count: int, side: int, rng: np.random.Generator) -> Tensor:
-    """Random square crops, every pixel of the photographs about as likely, each under a random symmetry."""
-    areas = np.array([p.shape[0] * p.shape[1] for p in photographs], dtype=np.float64)
-    crops: list[Photograph] = []
-    for index in rng.choice(len(photographs), size=count, p=areas / areas.sum()):
-        photograph = photographs[index]
-        y = int(rng.integers(photograph.shape[0] - side + 1))
-        x = int(rng.integers(photograph.shape[1] - side + 1))
-        crop = np.rot90(photograph[y : y + side, x : x + side], int(rng.integers(4)))
-        crops.append(crop[:, ::-1] if rng.integers(2) else crop)
-    return to_tensor(crops)
+class Crops:
+    """Random square crops of photographs, drawn by torch's global generator, all on the device that trains.
+
+    Args:
+        photographs: as :func:`read_photographs` gives them, at any number of scales.
+        device: where the photographs are kept, 3 bytes a pixel.
+        shares: of each photograph, in proportion to how many crops come from it; by default its area.
+    """
+
+    def __init__(self, photographs: list[Photograph], device: torch.device, shares: list[float] | None = None) -> None:
+        heights, widths = torch.tensor([p.shape[:2] for p in photographs]).T
+        areas = heights * widths
+        weights = areas.double() if shares is None else torch.tensor(shares, dtype=torch.float64)
+        self.device = device
+        self._ends = (weights.cumsum(0) / weights.sum()).to(device, torch.float32)
+        self._heights, self._widths = heights.to(device), widths.to(device)
+        self._starts = (areas.cumsum(0) - areas).to(device)
+        self._pixels = torch.from_numpy(np.concatenate([p.reshape(-1, 3) for p in photographs])).to(device)
+
+    def draw(self, count: int, side: int) -> Tensor:
+        """``count`` crops, each under a random symmetry of the square, as :func:`to_tensor` gives them."""
+        draws = torch.rand(6, count, 1, 1, device=self.device)
+        which = torch.bucketize(draws[0], self._ends).clamp(max=len(self._ends) - 1)
+        width = self._widths[which]
+        top, left = (
+            (drawn * (size[which] - side + 1)).long().clamp(max=size[which] - side)
+            for drawn, size in zip(draws[1:3], (self._heights, self._widths), strict=True)
+        )
+        turned, up, right = draws[3:] < 0.5
+        ahead = torch.arange(side, device=self.device)
+        down, across = ahead.view(1, -1, 1), ahead.view(1, 1, -1)
+        rows = torch.where(up, side - 1 - down, down)
+        columns = torch.where(right, side - 1 - across, across)
+        first = self._starts[which] + top * width + left
+        places = first + torch.where(turned, columns * width + rows, rows * width + columns)
+        return self._pixels[places].permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+
+
+def vary_colours(images: Tensor, amount: float) -> Tensor:
+    """Change each image's saturation, contrast and brightness by up to ``amount`` of the range."""
+    saturation, contrast, brightness = amount * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
+    grey = images.mean(dim=1, keepdim=True)
+    saturated = grey + (images - grey) * (1 + saturation)
+    varied: Tensor = saturated * (1 + contrast) + brightness
+    return varied.clamp(-1, 1)
 
 
 def pick_precision(device: torch.device) -> str:

@@ -12,7 +12,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,19 @@ from robustkit.priors.blockdiffusion import (
     save_prior,
 )
 from robustkit.priors.calibration import error_curve
-from robustkit.priors.photographs import Photograph, centre_crops, draw_crops, pick_precision, read_photographs
+from robustkit.priors.photographs import (
+    Crops,
+    Photograph,
+    centre_crops,
+    pick_precision,
+    read_photographs,
+    vary_colours,
+)
 from robustkit.priors.unet import UNetConfig
 
 console = Console(stderr=True)
 
 LOG_SNR_RANGE = (-7.0, 5.5)
-SCALES = (1.0, 0.75, 0.55)
 HELD_OUT_CROP = 256
 HELD_OUT_IMAGES = 48
 
@@ -55,6 +62,8 @@ class Settings:
     iterations: int
     batch: int
     crop: int
+    scales: tuple[float, ...]
+    vary: float
     components: int
     widths: tuple[int, ...]
     blocks: int
@@ -64,16 +73,19 @@ class Settings:
     ema: float
     seed: int
     precision: str
+    compile: bool
 
 
 def fit_transform(
-    photographs: list[Photograph], components: int, start: BlockTransform | None = None
+    photographs: list[Photograph], components: int, start: BlockDiffusionPrior | None = None
 ) -> tuple[BlockTransform, Tensor]:
     """Principal components of 8x8 blocks, over the eight symmetries of the square, and their variances.
 
-    With ``start``, its components come first, with its means and scale, and the principal ones of what they leave
-    follow.
+    With ``start``, its components come first, with its means, variances and scale, and the principal ones of what
+    they leave follow.
     """
+    if start is not None and len(start.transform.basis) == components:
+        return start.transform, start.denoiser.variance.flatten()
     size = 3 * BLOCK * BLOCK
     total, outer, count = np.zeros(size), np.zeros((size, size)), 0
     for photograph in photographs:
@@ -92,19 +104,21 @@ def fit_transform(
     mean = np.mean([total[s] for s in symmetries], axis=0) / count
     second_moment = np.mean([outer[np.ix_(s, s)] for s in symmetries], axis=0) / count
     covariance = second_moment - np.outer(mean, mean)
-    given = np.zeros((0, size)) if start is None else start.basis.flatten(1).double().numpy()
+    given = np.zeros((0, size)) if start is None else start.transform.basis.flatten(1).double().numpy()
     left = np.eye(size) - given.T @ given
     vectors = np.linalg.eigh(left @ covariance @ left)[1][:, ::-1]
     basis = np.concatenate([given, vectors[:, : components - len(given)].T])
     values = np.einsum("ij,jk,ik->i", basis, covariance, basis)
-    scale = float(1 / math.sqrt(values.mean())) if start is None else start.scale
+    scale = float(1 / math.sqrt(values.mean())) if start is None else start.transform.scale
     means = torch.tensor(basis @ mean, dtype=torch.float32)
+    variances = torch.tensor(values * scale**2, dtype=torch.float32)
     if start is not None:
-        means[: len(given)] = start.mean
+        means[: len(given)] = start.transform.mean
+        variances[: len(given)] = start.denoiser.variance.flatten()
     transform = BlockTransform(
         torch.tensor(basis.copy(), dtype=torch.float32).view(components, 3, BLOCK, BLOCK), means, scale
     )
-    return transform, torch.tensor(values * scale**2, dtype=torch.float32)
+    return transform, variances
 
 
 def network_config(components: int, widths: tuple[int, ...], blocks: int) -> dict[str, Any]:
@@ -121,14 +135,18 @@ def network_config(components: int, widths: tuple[int, ...], blocks: int) -> dic
 
 
 def relative_loss(
-    denoiser: WienerDenoiser, clean: Tensor, log_snr: Tensor, generator: torch.Generator | None
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    variance: Tensor,
+    clean: Tensor,
+    log_snr: Tensor,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """Squared latent error of each sample over the mean variance that the Wiener estimate leaves."""
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     alpha_bar = torch.sigmoid(log_snr)
     a = alpha_bar.view(-1, 1, 1, 1)
-    estimate: Tensor = denoiser(a.sqrt() * clean + (1 - a).sqrt() * noise, alpha_bar).to(torch.float32)
-    posterior = denoiser.variance * (1 - a) / (a * denoiser.variance + 1 - a)
+    estimate = denoiser(a.sqrt() * clean + (1 - a).sqrt() * noise, alpha_bar).to(torch.float32)
+    posterior = variance * (1 - a) / (a * variance + 1 - a)
     return (estimate - clean).square().mean(dim=(1, 2, 3)) / posterior.mean(dim=(1, 2, 3))
 
 
@@ -139,7 +157,7 @@ def held_out_loss(denoiser: WienerDenoiser, latents: Tensor) -> float:
     low, high = denoiser.log_snr_range
     levels = torch.linspace(low + 0.5, high - 0.5, len(latents), device=latents.device)
     losses = [
-        relative_loss(denoiser, latents[i : i + 8], levels[i : i + 8], generator).sum()
+        relative_loss(denoiser, denoiser.variance, latents[i : i + 8], levels[i : i + 8], generator).sum()
         for i in range(0, len(latents), 8)
     ]
     return float(torch.stack(losses).sum() / len(latents))
@@ -182,6 +200,8 @@ class Run:
             torch.nn.init.zeros_(parameter)
         self.average.load_state_dict(self.model.state_dict())
         self.average.eval().requires_grad_(False)
+        # The same weights. Kernels that do several small operations at once are what a GPU gains by.
+        self.trained = torch.compile(self.model) if settings.compile else self.model
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=settings.learning_rate,
@@ -230,7 +250,6 @@ class Run:
                     raise click.UsageError(f"--start-from: {name} does not fit this network's {tuple(new.shape)}")
                 weights[name] = torch.nn.functional.pad(old, [n for e in reversed(extra) for n in (0, e)])
             model.network.load_state_dict(weights)
-            model.variance[:, : prior.denoiser.variance.shape[1]] = prior.denoiser.variance
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of the same network."""
@@ -247,15 +266,17 @@ class Run:
             self.optimizer.state[parameter] = {**moments, "step": moments["step"].cpu()}
         self.iteration = int(state["iteration"])
 
-    def step(self, images: Tensor, rng: np.random.Generator) -> float:
+    def step(self, images: Tensor) -> Tensor:
+        """One update; returns the loss, still on the device: to read it would make the device wait."""
         low, high = LOG_SNR_RANGE
-        clean = self.transform.analyse(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-        spread = (np.arange(len(clean)) + rng.random(len(clean))) / len(clean)
-        log_snr = torch.tensor(low + (high - low) * rng.permutation(spread), dtype=torch.float32, device=self.device)
+        clean = self.transform.analyse(images).contiguous(memory_format=torch.channels_last)
+        # Evenly spread over the range, and which crop gets which at random.
+        order = torch.randperm(len(clean), device=self.device)
+        log_snr = low + (high - low) * (order + torch.rand(len(clean), device=self.device)) / len(clean)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            loss = relative_loss(self.model, clean, log_snr, None).mean()
+            loss = relative_loss(self.trained, self.model.variance, clean, log_snr, None).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -264,7 +285,7 @@ class Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
         self.iteration += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def export(self, held_out: Tensor, loss: float) -> None:
         """Write the averaged weights as a prior, with the error curve of those very weights."""
@@ -277,14 +298,12 @@ class Run:
         save_prior(self.out, self.average, self.transform, config)
 
 
-def train(
-    run: Run, photographs: list[Photograph], held_out: Tensor, every: int
-) -> Iterator[tuple[int, float, float | None]]:
+def train(run: Run, photographs: Crops, held_out: Tensor, every: int) -> Iterator[tuple[int, Tensor, float | None]]:
     """Train to the end; yields (iteration, training loss, held-out loss or None)."""
     while run.iteration < run.settings.iterations:
-        rng = np.random.Generator(np.random.Philox(key=[run.settings.seed, run.iteration]))
         torch.manual_seed(run.settings.seed * 1_000_003 + run.iteration)
-        loss = run.step(draw_crops(photographs, run.settings.batch, run.settings.crop, rng), rng)
+        images = photographs.draw(run.settings.batch, run.settings.crop)
+        loss = run.step(vary_colours(images, run.settings.vary))
         measured = None
         if run.iteration % every == 0 or run.iteration == run.settings.iterations:
             measured = held_out_loss(run.average, held_out)
@@ -305,6 +324,8 @@ def train(
 @click.option("--iterations", default=9000, help="Training steps in all, those of earlier runs included.")
 @click.option("--batch", default=32, help="Crops a step.")
 @click.option("--crop", default=128, help="Side of a training crop, a multiple of 32.")
+@click.option("--scales", default="1,0.75,0.55", help="Scales at which the photographs are used, equally often.")
+@click.option("--vary", default=0.0, help="How far saturation, contrast and brightness of a crop vary.")
 @click.option("--components", default=48, help="Components kept of each 8x8x3 block's 192.")
 @click.option("--widths", default="112,144,160", help="Channels at each resolution of the U-Net.")
 @click.option("--blocks", default=1, help="Residual blocks a resolution.")
@@ -321,6 +342,7 @@ def train(
     default="auto",
     help="auto: bfloat16 where the hardware has it.",
 )
+@click.option("--compile", is_flag=True, help="Compile the network first: a minute, and faster steps on a GPU.")
 @click.option(
     "--resume-from",
     type=click.Choice(["checkpoint", "stable"]),
@@ -335,6 +357,7 @@ def main(
     device: str,
     resume_from: str,
     widths: str,
+    scales: str,
     precision: str,
     start_from: str | None,
     **options: Any,
@@ -343,16 +366,20 @@ def main(
     place = torch.device(device)
     settings = Settings(
         widths=tuple(int(w) for w in widths.split(",")),
+        scales=tuple(float(s) for s in scales.split(",")),
         precision=pick_precision(place) if precision == "auto" else precision,
         **options,
     )
     folders = [data / name for name in ("train", "test") if (data / name).is_dir()]
-    photographs = read_photographs(folders, SCALES, settings.crop)
+    by_scale = [read_photographs(folders, (scale,), settings.crop) for scale in settings.scales]
+    photographs = [photograph for group in by_scale for photograph in group]
+    areas = [np.array([p.shape[0] * p.shape[1] for p in group], dtype=np.float64) for group in by_scale]
+    crops = Crops(photographs, place, [float(share) for group in areas for share in group / group.sum()])
     centred = centre_crops(read_photographs([data / "val"], (1.0,), HELD_OUT_CROP)[:HELD_OUT_IMAGES], HELD_OUT_CROP)
     first = None if start_from is None else load_prior(start_from)
     if first is not None and not isinstance(first, BlockDiffusionPrior):
         raise click.UsageError(f"--start-from: {start_from} was not trained by this script")
-    transform, variance = fit_transform(photographs, settings.components, None if first is None else first.transform)
+    transform, variance = fit_transform(photographs, settings.components, first)
     run = Run(out, settings, transform, variance, place)
     if first is not None:
         run.start_from(first)
@@ -365,7 +392,7 @@ def main(
     parameters = sum(p.numel() for p in run.model.parameters())
     console.print(f"{len(photographs)} photographs, {parameters / 1e6:.1f} M parameters, {place}, {settings.precision}")
     started = time.monotonic()
-    recent: list[float] = []
+    recent: deque[Tensor] = deque(maxlen=100)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -378,10 +405,12 @@ def main(
         (out / "log.jsonl").open("a", encoding="utf-8") as log,
     ):
         task = progress.add_task("training", total=settings.iterations, completed=run.iteration)
-        for iteration, loss, measured in train(run, photographs, held_out, every):
-            recent = [*recent[-99:], loss]
-            average = sum(recent) / len(recent)
-            progress.update(task, completed=iteration, description=f"loss {average:.4f}")
+        for iteration, loss, measured in train(run, crops, held_out, every):
+            recent.append(loss)
+            progress.update(task, completed=iteration)
+            if iteration % 20 == 0 or measured is not None:
+                average = float(torch.stack(list(recent)).mean())
+                progress.update(task, description=f"loss {average:.4f}")
             if measured is not None:
                 record = {
                     "iteration": iteration,

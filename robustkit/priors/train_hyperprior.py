@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustkit.priors.photographs import Photograph, centre_crops, draw_crops, pick_precision, read_photographs
+from robustkit.priors.photographs import Crops, centre_crops, pick_precision, read_photographs
 
 console = Console(stderr=True)
 
@@ -109,7 +109,7 @@ class Run:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        prepared = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        prepared = images.contiguous(memory_format=torch.channels_last)
         error, bits = forward(self.model, prepared, self.settings.precision)
         loss = self.settings.weight * 255**2 * error + bits
         self.optimizer.zero_grad(set_to_none=True)
@@ -164,12 +164,11 @@ def _rounded(values: Tensor) -> Tensor:
     return values.half() if values.ndim == 4 and values.is_floating_point() else values
 
 
-def train(run: Run, photographs: list[Photograph], images: Tensor, every: int) -> Iterator[tuple[int, float, Any]]:
+def train(run: Run, photographs: Crops, images: Tensor, every: int) -> Iterator[tuple[int, float, Any]]:
     """Train to the end; yields (iteration, loss, held-out (PSNR, rate) or None)."""
     while run.iteration < run.settings.iterations:
-        rng = np.random.Generator(np.random.Philox(key=[run.settings.seed, run.iteration]))
         torch.manual_seed(run.settings.seed * 1_000_003 + run.iteration)
-        crops = (draw_crops(photographs, run.settings.batch, run.settings.crop, rng) + 1) / 2
+        crops = (photographs.draw(run.settings.batch, run.settings.crop) + 1) / 2
         loss, _ = run.step(crops)
         due = run.iteration % every == 0 or run.iteration == run.settings.iterations
         yield run.iteration, loss, held_out(run.average, images) if due else None
@@ -227,7 +226,7 @@ def main(data: Path, out: Path, every: int, device: str, widths: str, precision:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=settings.iterations, completed=run.iteration)
-        for iteration, loss, measured in train(run, photographs, images, every):
+        for iteration, loss, measured in train(run, Crops(photographs, place), images, every):
             recent = [*recent[-99:], loss]
             progress.update(task, completed=iteration, description=f"loss {sum(recent) / len(recent):.4f}")
             if measured is not None:
