@@ -33,7 +33,7 @@ class Codebook(ABC):
             residuals: float32 ``(b, n)``.
 
         Returns:
-            float32 ``(b, K)``.
+            float32 ``(b, K)``, overwritten by the next call.
         """
 
     @abstractmethod
@@ -91,6 +91,8 @@ class StructuredCodebook(Codebook):
         # An odd stride below n, so that no two bases share an alignment of signs.
         self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
         self._drawn: tuple[int, tuple[Tensor, list[Tensor]]] | None = None
+        # Kept from step to step: megabytes that are given back and asked for again cost as much as the transform.
+        self._products = torch.empty(2, 0, device=device)
 
     def _signs(self, step: int) -> tuple[Tensor, list[Tensor]]:
         """+1 and -1, ``(n,)`` each: for the shared rotation, and for every basis."""
@@ -112,10 +114,14 @@ class StructuredCodebook(Codebook):
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
         shared, own = self._signs(step)
         spread = _interleave(self._transform(residuals * shared), -1, self.block)
-        signed = torch.empty(len(residuals), self.bases, self.length, device=self.device)
+        count = len(residuals) * self.bases * self.length
+        if self._products.shape[1] != count:
+            self._products = torch.empty(2, count, device=self.device)
+        signed = self._products[0].view(len(residuals), self.bases, self.length)
         for basis, signs in enumerate(own):
             torch.mul(spread, signs, out=signed[:, basis])
-        return self._transform(signed).flatten(1)[:, : self.size]
+        products = hadamard_transform(signed, self.factors, self._products)
+        return products.flatten(1)[:, : self.size]
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
         shared, own = self._signs(step)
@@ -197,13 +203,20 @@ def hadamard_factors(block: int, device: torch.device) -> list[Tensor]:
     return [_hadamard(factor).to(device) for factor in _balanced_factors(block)]
 
 
-def hadamard_transform(values: Tensor, factors: list[Tensor]) -> Tensor:
-    """Hadamard transform, unnormalised, of each run of numbers in the last dimension as long as ``factors`` say."""
+def hadamard_transform(values: Tensor, factors: list[Tensor], buffers: Tensor | None = None) -> Tensor:
+    """Hadamard transform, unnormalised, of each run of numbers in the last dimension as long as ``factors`` say.
+
+    Args:
+        values: of any shape.
+        factors: from :func:`hadamard_factors`.
+        buffers: two rows of as many numbers as ``values``, which may lie in the first, to write to in turn.
+    """
     blocks = values.reshape(-1, math.prod(map(len, factors)))
-    for factor in factors:
+    for turn, factor in enumerate(factors, start=1):
         # Transform the first factor's axis, and put it last: after all of them the order is back.
         rows = blocks.view(len(blocks), len(factor), -1)
-        blocks = torch.bmm(rows.mT, factor.expand(len(rows), -1, -1))
+        out = None if buffers is None else buffers[turn % 2].view(rows.mT.shape)
+        blocks = torch.bmm(rows.mT, factor.expand(len(rows), -1, -1), out=out)
     return blocks.reshape(values.shape)
 
 
@@ -215,7 +228,7 @@ def _hadamard(order: int) -> Tensor:
     return torch.from_numpy((1.0 - 2.0 * parity).astype(np.float32))
 
 
-def _balanced_factors(block: int, largest: int = 16) -> list[int]:
+def _balanced_factors(block: int, largest: int = 32) -> list[int]:
     """Split a power of two into nearly equal powers of two of at most ``largest``."""
     exponent = block.bit_length() - 1
     parts = max(1, -(-exponent // (largest.bit_length() - 1)))

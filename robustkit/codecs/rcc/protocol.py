@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
 
+import gmpy2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -174,12 +175,16 @@ class SectionIndices(IndependentIndices):
         return self.size * self.count
 
     def choose(self, products: Tensor) -> tuple[Tensor, Tensor]:
-        magnitudes = products.abs().view(len(products), self.count, self.size)
-        if magnitudes.device.type == "cpu":
-            # Six times as fast as torch's.
-            best = torch.from_numpy(magnitudes.numpy().argmax(axis=2))
+        sections = products.view(len(products), self.count, self.size)
+        if sections.device.type == "cpu":
+            # Several times as fast as torch's, and without a tensor of magnitudes.
+            values = sections.numpy()
+            highest, lowest = values.argmax(axis=2, keepdims=True), values.argmin(axis=2, keepdims=True)
+            high, low = (np.take_along_axis(values, places, axis=2) for places in (highest, lowest))
+            first = (high > -low) | (high == -low) & (highest < lowest)
+            best = torch.from_numpy(np.where(first, highest, lowest)[..., 0])
         else:
-            best = magnitudes.argmax(dim=2)
+            best = sections.abs().argmax(dim=2)
         indices = best + self.size * torch.arange(self.count, device=best.device)
         return indices, _signs_of(products, indices)
 
@@ -208,7 +213,7 @@ class JointRank(BitProtocol):
 
     def __init__(self, size: int, count: int) -> None:
         super().__init__(size, count)
-        self.subsets = math.comb(size, count)
+        self.subsets = int(gmpy2.comb(size, count))
         self.rank_bits = (self.subsets - 1).bit_length()
 
     @property
@@ -218,16 +223,16 @@ class JointRank(BitProtocol):
     def rank(self, indices: Integers) -> int:
         """Position of a rising index list among all C(K, M) of them in lexicographic order."""
         # The complement K-1-i turns lexicographic order into the combinatorial number system, reversed.
-        terms = (math.comb(self.size - 1 - int(i), self.count - place) for place, i in enumerate(indices))
-        return self.subsets - 1 - sum(terms)
+        terms = (gmpy2.comb(self.size - 1 - int(i), self.count - place) for place, i in enumerate(indices))
+        return int(self.subsets - 1 - sum(terms))
 
     def unrank(self, rank: int) -> Integers:
         """The rising index list at ``rank`` in [0, C(K, M))."""
-        left = self.subsets - 1 - rank
+        left = gmpy2.mpz(self.subsets - 1 - rank)
         indices = np.empty(self.count, dtype=np.int64)
         for place in range(self.count):
-            chosen = _largest_below(left, self.count - place)
-            left -= math.comb(chosen, self.count - place)
+            chosen, below = _largest_below(left, self.count - place)
+            left -= below
             indices[place] = self.size - 1 - chosen
         return indices
 
@@ -255,21 +260,21 @@ def _signs(bits: Bits) -> Integers:
     return 1 - 2 * bits.astype(np.int64)
 
 
-def _largest_below(value: int, k: int) -> int:
-    """The largest ``c`` with ``C(c, k) <= value``."""
+def _largest_below(value: gmpy2.mpz, k: int) -> tuple[int, gmpy2.mpz]:
+    """The largest ``c`` with ``C(c, k) <= value``, and ``C(c, k)``."""
     if value == 0:
-        return k - 1
+        return k - 1, gmpy2.mpz(0)
     # C(c, k) is about (c - (k-1)/2)^k / k!; the logarithm's rounding costs a few steps at most.
-    logarithm = (_log(value) + math.lgamma(k + 1)) / k
+    logarithm = (_log(int(value)) + math.lgamma(k + 1)) / k
     guess = max(k - 1, int(math.exp(logarithm) + (k - 1) / 2))
-    binomial = math.comb(guess, k)
+    binomial = gmpy2.comb(guess, k)
     while binomial > value:
         binomial = binomial * (guess - k) // guess
         guess -= 1
     while True:
-        following = binomial * (guess + 1) // (guess + 1 - k) if guess >= k else int(guess + 1 >= k)
+        following = binomial * (guess + 1) // (guess + 1 - k) if guess >= k else gmpy2.mpz(guess + 1 >= k)
         if following > value:
-            return guess
+            return guess, binomial
         binomial, guess = following, guess + 1
 
 
