@@ -94,15 +94,3 @@ def test_the_structured_codebook_never_changes_silently() -> None:
         atoms = atoms_of(StructuredCodebook(size, length, 88888888, CPU), step).numpy().astype("<i4")
         digest.update(np.ascontiguousarray(atoms).tobytes())
     assert digest.hexdigest() == "d44d51a44b18158352e427d2b7afc1d58938003b552837e85549fa5acbddd914"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: run these tests on a machine with one")
-def test_cpu_and_cuda_have_the_same_structured_codebook() -> None:
-    cuda = torch.device("cuda")
-    for size, length in [(1024, 768), (1 << 17, 49152)]:
-        here, there = StructuredCodebook(size, length, 1, CPU), StructuredCodebook(size, length, 1, cuda)
-        indices = torch.randint(size, (3, 40), generator=torch.Generator().manual_seed(0))
-        signs = torch.ones(3, 40)
-        assert torch.allclose(
-            here.combine(2, indices, signs), there.combine(2, indices.to(cuda), signs.to(cuda)).cpu(), atol=1e-5
-        )

@@ -1,4 +1,4 @@
-"""Diffusers pipelines small enough for a test: the real classes, random weights, saved to disk."""
+"""Diffusers pipelines with random weights, saved to disk: small enough for a test, but for one of the real size."""
 
 from __future__ import annotations
 
@@ -82,6 +82,69 @@ def save_tiny_pipeline(
     return target
 
 
+def save_full_size_pipeline(folder: Path, *, device: str) -> Path:
+    """Write a ``StableDiffusionPipeline`` of the size of Stable Diffusion 2.1-base, in float16 (2.6 GB).
+
+    The text encoder's vocabulary and the tokenizer are tiny: the empty prompt has 77 tokens all the same.
+
+    Args:
+        device: where the weights are drawn.
+    """
+    import diffusers
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=64,
+            cross_attention_dim=1024,
+            attention_head_dim=(5, 10, 20, 20),
+            use_linear_projection=True,
+        )
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            sample_size=512,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=4,
+                hidden_size=1024,
+                intermediate_size=4096,
+                num_hidden_layers=23,
+                num_attention_heads=16,
+                hidden_act="gelu",
+                bos_token_id=2,
+                eos_token_id=3,
+                pad_token_id=3,
+            )
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="epsilon",
+        steps_offset=1,
+        clip_sample=False,
+    )
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=text_encoder.half(),
+        tokenizer=_clip_tokenizer(folder, length=77),
+        unet=unet.half(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder / "pipeline", safe_serialization=True)
+    return folder / "pipeline"
+
+
 def save_tiny_flux(folder: Path, *, distilled: bool = True, seed: int = 0, out_channels: int | None = None) -> Path:
     """Write a randomly initialised ``FluxPipeline`` (under 1 MB) and return its folder.
 
@@ -156,12 +219,12 @@ def _clip_text_model(**settings: Any) -> Any:
     )
 
 
-def _clip_tokenizer(folder: Path) -> Any:
+def _clip_tokenizer(folder: Path, length: int = 8) -> Any:
     from transformers import CLIPTokenizer
 
     (folder / "vocab.json").write_text(json.dumps({"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer.from_pretrained(str(folder), model_max_length=8)
+    return CLIPTokenizer.from_pretrained(str(folder), model_max_length=length)
 
 
 def draw_weights(network: Any, seed: int) -> None:

@@ -6,9 +6,11 @@ import functools
 import inspect
 import itertools
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
@@ -30,6 +32,9 @@ USUAL_BPP = 0.4
 #: Rates in bits per pixel between which a target PSNR is looked for, and how near to the least that reaches it.
 PSNR_RATES = (1 / 32, 8.0)
 PSNR_PRECISION = 1.03
+
+#: Where Linux tells the version of NVIDIA's driver.
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 Read = TypeVar("Read")
 #: What a step's bits say, in a method's own numbers.
@@ -404,7 +409,7 @@ class RCCCodec(Codec, Generic[P, Read]):
         rate = f"bpp={USUAL_BPP if self.bpp is None else self.bpp:g}" if self.psnr is None else f"psnr={self.psnr:g}"
         return {
             "torch": torch.__version__,
-            "device": _device_name(self.prior.device),
+            **_device_facts(self.prior.device),
             "dtype": str(self.prior.dtype).removeprefix("torch."),
             "prior": f"{self.prior_name} {self.prior.identity[:PRIOR_BYTES].hex()}",
             "settings": f"{rate} seed={self.seed} schedule={self.schedule} efficiency={self.efficiency / 100}",
@@ -469,8 +474,11 @@ def _psnr(one: Image, other: Image) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-def _device_name(device: torch.device) -> str:
+def _device_facts(device: torch.device) -> dict[str, str]:
+    """What of a device decides how its numbers are rounded."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        facts = {"device": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+        driver = re.search(r"\d+\.\d+(\.\d+)?", NVIDIA_DRIVER.read_text()) if NVIDIA_DRIVER.is_file() else None
+        return {**facts, "driver": driver[0] if driver else "unknown"}
     # Both decide in which order sums are added up.
-    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+    return {"device": f"{device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"}

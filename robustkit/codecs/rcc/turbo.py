@@ -266,9 +266,10 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         method, facts = self.settings, dict(super().describe())
         closing = "by rule" if self.published and self.published.closing is None else method.closing
         codebook = "reference" if self.published else CODEBOOK_NAMES[method.codebook]
+        protocol = self.as_published if self.published else PROTOCOLS[self.protocol]
         facts["settings"] = (
             f"T={method.steps} N={closing} K={1 << method.size_log2} "
-            f"protocol={PROTOCOLS[self.protocol].__name__} protect={method.protected / 100} "
+            f"protocol={protocol.__name__} protect={method.protected / 100} "
             f"codebook={codebook} "
             + (facts["settings"] if self.atoms is None else f"M={self.atoms} {facts['settings'].partition(' ')[2]}")
             + " interleave" * method.interleaved
@@ -296,11 +297,11 @@ class RobustTurboDDCM(TurboDDCM):
     usual_protection: ClassVar[float] = 0.4
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
-        quality=28.55,
+        quality=29.15,
         promises=(
-            Promise("bsc(ber=0.001)", mean_drop=0.2, p5_drop=0.42),
-            Promise("bsc(ber=0.01)", mean_drop=1.6, p5_drop=3.15),
-            Promise("burst(length=32)", mean_drop=0.115, p5_drop=0.73),
+            Promise("bsc(ber=0.001)", mean_drop=0.22, p5_drop=0.515),
+            Promise("bsc(ber=0.01)", mean_drop=1.7, p5_drop=3.5),
+            Promise("burst(length=32)", mean_drop=0.125, p5_drop=0.975),
             Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
         ),
     )

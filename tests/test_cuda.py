@@ -1,0 +1,130 @@
+"""What only a machine with an NVIDIA GPU can show: ``pytest tests/test_cuda.py -m "slow or not slow" -s``.
+
+Golden reconstructions are the suite's: ``pytest conformance --codec NAME --device cuda``.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipeline import save_full_size_pipeline
+
+from robustkit import DecodeError, images, registry
+from robustkit.codecs.rcc.codebook import CODEBOOKS
+from robustkit.golden_files import distance, folder, read
+from robustkit.quality import measure
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RCC_CODECS = ("robust-turbo-ddcm", "turbo-ddcm", "ddcm", "diffc", "psc")
+#: How far apart, in grey levels, CPU and GPU may decode one stream: at worst, and on average over an image.
+ACROSS = {"psc": (255, 8.0)}
+ACROSS_USUALLY = (2, 0.01)
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: run it on a machine with one")
+
+
+@needs_cuda
+@pytest.mark.parametrize("kind", CODEBOOKS)
+def test_cpu_and_cuda_have_the_same_atoms(kind: str) -> None:
+    for size, length in [(1024, 768), (4096, 4096), (4096, 1536)]:
+        atoms = []
+        for device in (torch.device("cpu"), torch.device("cuda")):
+            codebook = CODEBOOKS[kind](size, length, 1, device)
+            atoms.append(codebook.inner_products(2, torch.eye(length, device=device)).cpu())
+        assert torch.equal(*atoms)
+
+
+@needs_cuda
+def test_cpu_and_cuda_add_the_same_atoms_up() -> None:
+    sums = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        codebook = CODEBOOKS["structured"](1 << 17, 49152, 1, device)
+        indices = torch.randint(1 << 17, (3, 40), generator=torch.Generator().manual_seed(0))
+        sums.append(codebook.combine(2, indices.to(device), torch.ones(3, 40, device=device)).cpu())
+    assert torch.allclose(*sums, atol=1e-5)
+
+
+def decode_across(codec: str, written_on: str, decoded_on: str) -> tuple[float, float, int]:
+    """Decode one device's golden streams on another; the largest and the mean difference, and how many images."""
+    path = folder(GOLDEN, codec, written_on)
+    manifest, largest, means = read(path), 0.0, []
+    decoder = registry.load_codec(codec, **manifest.settings, device=decoded_on)
+    for photograph in manifest.photographs:
+        stream = (path / photograph.bitstream).read_bytes()
+        damaged = [r.error_pattern(8 * len(stream)).apply(stream) for r in photograph.reconstructions]
+        for golden, decoded in zip(photograph.reconstructions, decoder.decode_batch(damaged), strict=True):
+            assert isinstance(decoded, DecodeError) == (golden.file is None), (photograph.name, golden.pattern)
+            if golden.file is not None:
+                assert isinstance(decoded, np.ndarray)
+                worst, mean = distance(images.read(path / golden.file), decoded)
+                largest, means = max(largest, worst), [*means, mean]
+    return largest, max(means), len(means)
+
+
+@needs_cuda
+@pytest.mark.parametrize("codec", RCC_CODECS)
+def test_what_a_cpu_wrote_a_gpu_decodes(codec: str) -> None:
+    largest, mean, count = decode_across(codec, "cpu", "cuda")
+    print(f"{codec}: {count} images, up to {largest:g} grey levels, {mean:.2g} on average at worst")
+    most, most_on_average = ACROSS.get(codec, ACROSS_USUALLY)
+    assert largest <= most
+    assert mean <= most_on_average
+
+
+@pytest.mark.parametrize("codec", [RCC_CODECS[0], *(pytest.param(c, marks=pytest.mark.slow) for c in RCC_CODECS[1:])])
+def test_what_a_gpu_wrote_a_cpu_decodes(codec: str) -> None:
+    largest, mean, count = decode_across(codec, "cuda", "cpu")
+    print(f"{codec}: {count} images, up to {largest:g} grey levels, {mean:.2g} on average at worst")
+    most, most_on_average = ACROSS.get(codec, ACROSS_USUALLY)
+    assert largest <= most
+    assert mean <= most_on_average
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Stable Diffusion 2.1-base with random weights, in float16."""
+    return str(save_full_size_pipeline(tmp_path_factory.mktemp("full-size"), device="cuda"))
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["robust-turbo-ddcm", "turbo-ddcm", "ddcm"])
+def test_the_paper_s_setting_fits_a_gpu(codec: str, stable_diffusion: str) -> None:
+    fewer = {"T": 100} if codec == "ddcm" else {}
+    subject = registry.load_codec(codec, preset="paper", prior=stable_diffusion, **fewer)
+    photograph = np.tile(images.photographs(crop=256)["astronaut"], (2, 2, 1))
+    subject.encode(photograph)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    stream = subject.encode(photograph)
+    encoded = time.perf_counter()
+    decoded = subject.decode(stream)
+    ended = time.perf_counter()
+    gib = torch.cuda.max_memory_allocated() / 2**30
+    print(
+        f"{codec} preset='paper' {fewer or ''}, 512x512, {8 * len(stream) / 512**2:.5f} bpp: "
+        f"encode {encoded - started:.2f} s, decode {ended - encoded:.2f} s, {gib:.2f} GiB"
+    )
+    assert decoded.shape == photograph.shape
+    assert subject.encode(photograph) == stream
+    assert gib < 8
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_embedded_prior_in_each_precision(dtype: str) -> None:
+    subject = registry.load_codec("robust-turbo-ddcm", device="cuda", dtype=dtype)
+    quality, times = [], []
+    for photograph in images.photographs(crop=256).values():
+        started = time.perf_counter()
+        decoded = subject.decode(subject.encode(photograph))
+        times.append(time.perf_counter() - started)
+        quality.append(measure("psnr", photograph, decoded))
+    print(f"{dtype}: {np.mean(quality):.2f} dB, encode + decode {np.median(times):.2f} s")
+    assert np.mean(quality) > 28
