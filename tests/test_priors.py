@@ -15,6 +15,7 @@ from robustkit.images import photographs
 from robustkit.priors import EMBEDDED, load_prior
 from robustkit.priors.base import PriorError
 from robustkit.priors.blockdiffusion import BlockDiffusionPrior
+from robustkit.priors.photographs import Crops, vary_colours
 from robustkit.priors.train import main as train
 from robustkit.priors.unet import UNet, UNetConfig
 
@@ -107,6 +108,49 @@ def test_another_kind_of_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_crops_are_squares_of_the_photographs_under_every_symmetry() -> None:
+    """Red says the row, green the column and blue the photograph that a pixel comes from."""
+    sizes, side = [(20, 30), (9, 14)], 7
+    places = [np.stack(np.mgrid[:height, :width], axis=-1) for height, width in sizes]
+    marked = [np.dstack([place, np.full(place.shape[:2], n)]).astype(np.uint8) for n, place in enumerate(places)]
+    torch.manual_seed(0)
+    crops = ((Crops(marked, torch.device("cpu")).draw(400, side) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+    symmetries, corners, sources = set(), set(), []
+    for rows, columns, source in np.moveaxis(crops, -1, 1):
+        height, width = sizes[int(source[0, 0])]
+        assert (source == source[0, 0]).all()
+        top, left = int(rows.min()), int(columns.min())
+        assert top + side <= height
+        assert left + side <= width
+        window = np.stack([rows - top, columns - left], axis=-1)
+        plain = np.stack(np.mgrid[:side, :side], axis=-1)
+        (found,) = (
+            (turned, quarters)
+            for turned in (False, True)
+            for quarters in range(4)
+            if np.array_equal(window, np.rot90(plain.transpose(1, 0, 2) if turned else plain, quarters))
+        )
+        symmetries.add(found)
+        corners.add((int(source[0, 0]), top, left))
+        sources.append(int(source[0, 0]))
+    assert len(symmetries) == 8
+    assert {top for source, top, _ in corners if source == 1} == {0, 1, 2}
+    assert abs(np.mean(sources) - 126 / 726) < 0.06
+
+
+def test_a_photograph_without_a_share_is_never_drawn() -> None:
+    photographs = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 255)]
+    assert (Crops(photographs, torch.device("cpu"), [0.0, 1.0]).draw(100, 8) == 1).all()
+
+
+def test_colours_vary_by_as_much_as_asked() -> None:
+    images = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    assert torch.allclose(vary_colours(images, 0.0), images, atol=1e-6)
+    changes = (vary_colours(images, 0.1) - images).abs().amax(dim=(1, 2, 3))
+    assert 0.02 < changes.median() < 0.2
+    assert vary_colours(4 * images, 0.5).abs().max() == 1
+
+
 def test_training_writes_a_prior_resumes_and_gets_better(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     for part in ("train", "val"):
@@ -114,6 +158,7 @@ def test_training_writes_a_prior_resumes_and_gets_better(tmp_path: Path) -> None
         for name, image in photographs().items():
             PILImage.fromarray(image).save(data / part / f"{name}.png")
     arguments = [str(data), "--out", str(out), "--batch", "4", "--crop", "64", "--widths", "32,48,64", "--every", "10"]
+    arguments += ["--learning-rate", "0.02"]
     first = CliRunner().invoke(train, [*arguments, "--iterations", "10"], catch_exceptions=False)
     assert first.exit_code == 0, first.output
     second = CliRunner().invoke(train, [*arguments, "--iterations", "20"], catch_exceptions=False)

@@ -85,11 +85,11 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
     methods: ClassVar[Mapping[int, type[DDCMParameters]]] = {3: DDCMParameters}
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
-        quality=28.45,
+        quality=29.0,
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=0.295, p5_drop=1.05),
-            Promise("bsc(ber=0.001)", mean_drop=2.35, p5_drop=4.5),
-            Promise("burst(length=32)", mean_drop=0.945, p5_drop=5.1),
+            Promise("bsc(ber=0.0001)", mean_drop=0.665, p5_drop=4.4),
+            Promise("bsc(ber=0.001)", mean_drop=2.8, p5_drop=6.8),
+            Promise("burst(length=32)", mean_drop=1.3, p5_drop=6.35),
         ),
     )
 

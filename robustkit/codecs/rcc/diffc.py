@@ -119,11 +119,11 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
     methods: ClassVar[Mapping[int, type[DiffCParameters]]] = {PROTOCOL: DiffCParameters}
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
-        quality=28.8,
+        quality=29.55,
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=4.8, p5_drop=14.0),
-            Promise("bsc(ber=0.001)", mean_drop=13.5, p5_drop=25.0),
-            Promise("burst(length=32)", mean_drop=2.8, p5_drop=12.0),
+            Promise("bsc(ber=0.0001)", mean_drop=5.0, p5_drop=14.5),
+            Promise("bsc(ber=0.001)", mean_drop=14.5, p5_drop=27.0),
+            Promise("burst(length=32)", mean_drop=3.5, p5_drop=17.0),
         ),
     )
 
