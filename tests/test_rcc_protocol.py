@@ -165,3 +165,11 @@ def test_the_published_rates() -> None:
 def test_sizes_that_no_protocol_takes(size: int, count: int) -> None:
     with pytest.raises(ValueError, match=r"K = |M = "):
         IndependentIndices(size, count)
+
+
+def test_of_a_section_s_equal_products_the_first_is_chosen() -> None:
+    products = torch.randint(-2, 3, (3, 40 * 8), generator=torch.Generator().manual_seed(0)).float()
+    indices, signs = SectionIndices(8, 40).choose(products)
+    first = products.view(3, 40, 8).abs().numpy().argmax(axis=2) + 8 * np.arange(40)
+    assert np.array_equal(indices.numpy(), first)
+    assert torch.equal(signs, torch.where(products.gather(1, indices) < 0, -1.0, 1.0))
