@@ -82,11 +82,11 @@ class PSC(RCCCodec[PSCParameters, Integers]):
     methods: ClassVar[Mapping[int, type[PSCParameters]]] = {5: PSCParameters}
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
-        quality=25.7,
+        quality=26.0,
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=1.4, p5_drop=5.05),
-            Promise("bsc(ber=0.001)", mean_drop=3.8, p5_drop=6.3),
-            Promise("burst(length=32)", mean_drop=1.85, p5_drop=6.75),
+            Promise("bsc(ber=0.0001)", mean_drop=1.7, p5_drop=7.05),
+            Promise("bsc(ber=0.001)", mean_drop=4.5, p5_drop=8.75),
+            Promise("burst(length=32)", mean_drop=2.8, p5_drop=11.5),
         ),
     )
 
