@@ -200,7 +200,7 @@ class Run:
             torch.nn.init.zeros_(parameter)
         self.average.load_state_dict(self.model.state_dict())
         self.average.eval().requires_grad_(False)
-        # The same weights. Kernels that do several small operations at once are what a GPU gains by.
+        # The same weights, run another way.
         self.trained = torch.compile(self.model) if settings.compile else self.model
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -342,7 +342,7 @@ def train(run: Run, photographs: Crops, held_out: Tensor, every: int) -> Iterato
     default="auto",
     help="auto: bfloat16 where the hardware has it.",
 )
-@click.option("--compile", is_flag=True, help="Compile the network first: a minute, and faster steps on a GPU.")
+@click.option("--compile", is_flag=True, help="Compile the network first, which takes a minute; no faster on an H100.")
 @click.option(
     "--resume-from",
     type=click.Choice(["checkpoint", "stable"]),
