@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reedsolo import RSCodec
 from scipy.stats import binom
 
 from robustkit import DecodeError, ErrorPattern
@@ -28,6 +29,12 @@ def test_a_codeword_comes_back_with_half_its_parity_in_wrong_bytes(data: bytes, 
         for place in bad.sample(places, len(parity) // count // 2):  # type: ignore[attr-defined]
             damaged[place] ^= bad.randint(1, 255)  # type: ignore[attr-defined]
     assert protection.repair(bytes(damaged[: len(data)]), bytes(damaged[len(data) :])) == data
+
+
+@given(data=st.binary(min_size=1, max_size=protection.DATA))
+def test_the_parity_of_a_codeword_is_what_reedsolo_encodes(data: bytes) -> None:
+    code = RSCodec(protection.parity_bytes(len(data)))
+    assert data + protection.parity(data) == bytes(code.encode(data))
 
 
 @given(st.binary(min_size=800, max_size=900), st.integers(0, 2**32))

@@ -153,8 +153,10 @@ class StructuredCodebook(Codebook):
         rows[base, streams, place, block] = weighted
         right[base, streams, place] = self.right[row % right_order]
         sums = torch.zeros(count, self.length, device=self.device)
-        for basis, signs in enumerate(own):
-            sums.addcmul_(torch.bmm(left[basis].mT, right[basis]).view(count, -1), signs)
+        product = torch.empty(count, self.length // right_order, right_order, device=self.device)
+        for one, other, signs in zip(left.mT, right, own, strict=True):
+            torch.bmm(one, other, out=product)
+            sums.addcmul_(product.view(count, -1), signs)
         return sums
 
 

@@ -178,11 +178,11 @@ class SectionIndices(IndependentIndices):
         sections = products.view(len(products), self.count, self.size)
         if sections.device.type == "cpu":
             # Several times as fast as torch's, and without a tensor of magnitudes.
-            values = sections.numpy()
-            highest, lowest = values.argmax(axis=2, keepdims=True), values.argmin(axis=2, keepdims=True)
-            high, low = (np.take_along_axis(values, places, axis=2) for places in (highest, lowest))
-            first = (high > -low) | (high == -low) & (highest < lowest)
-            best = torch.from_numpy(np.where(first, highest, lowest)[..., 0])
+            values = sections.numpy().reshape(-1, self.size)
+            rows, highest, lowest = np.arange(len(values)), values.argmax(axis=1), values.argmin(axis=1)
+            high, low = values[rows, highest], -values[rows, lowest]
+            first = (high > low) | (high == low) & (highest < lowest)
+            best = torch.from_numpy(np.where(first, highest, lowest)).view(len(products), self.count)
         else:
             best = sections.abs().argmax(dim=2)
         indices = best + self.size * torch.arange(self.count, device=best.device)
