@@ -20,7 +20,6 @@ import click
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from robustkit import Image, channels
 from robustkit.codecs.rcc.codebook import CODEBOOKS
@@ -43,8 +42,7 @@ PUBLISHED_K, PUBLISHED_M = 16384, 114
 #: K x n of the codebooks compared: the Gaussian one takes minutes a step at the codecs' default.
 CODEBOOK_SIZE, CODEBOOK_CROP = 16384, 64
 
-# Wide where nobody watches, so that a table in a log is whole.
-console = Console(width=None if sys.stdout.isatty() else 132)
+console = Console()
 Row = tuple[str, str, str, bool | None]
 
 
@@ -118,6 +116,11 @@ def peak_of_round_trip(settings: dict[str, Any], side: int) -> float:
     codec = RobustTurboDDCM(**settings)
     codec.decode(codec.encode(astronaut(side)))
     return peak_gib()
+
+
+def memory(settings: dict[str, Any], side: int, most: float) -> Iterator[Row]:
+    gib = in_fresh_process(peak_of_round_trip, settings, side)
+    yield f"encode + decode of {side}x{side}, fresh process", f"{gib:.2f} GiB", f"at most {most:g} GiB", gib <= most
 
 
 def cost_of_codebook(kind: str, length: int, count: int, repeats: int) -> tuple[float, float]:
@@ -227,42 +230,29 @@ def protocols(repeats: int) -> Iterator[Row]:
 @click.option("--device", default="cpu", help="A torch device.  [default: cpu]")
 @click.option("--dtype", default="float32", help="Of the denoiser.  [default: float32]")
 def main(quick: bool, repeats: int | None, device: str, dtype: str) -> None:
-    """Print a table; exit with 1 where a bar is missed."""
+    """Print each measurement as it is made, beside its bar; exit with 1 where one is missed."""
     repeats = repeats or (3 if quick else 5)
     settings: dict[str, Any] = {"device": device, "dtype": dtype}
     # Fewer levels, but as many atoms a level as the codecs' defaults choose: the ratios depend on those.
     settings |= {"T": 10, "M": 40} if quick else {}
     cuda = torch.device(device).type == "cuda"
     where = torch.cuda.get_device_name(device) if cuda else f"{device} ({torch.get_num_threads()} threads)"
-    table = Table(title=f"RCC codecs: torch {torch.__version__}, {where}, {dtype}")
-    for column in ("what", "measured", "bar", ""):
-        table.add_column(column)
+    console.print(f"RCC codecs: torch {torch.__version__}, {where}, {dtype}", style="bold")
     missed = 0
-    with console.status("measuring") as status:
+    with console.status("measuring"):
 
         def add(rows: Iterator[Row]) -> None:
             nonlocal missed
             for what, measured, bar, met in rows:
-                table.add_row(what, measured, bar, {True: "yes", False: "[red]NO[/red]", None: ""}[met])
                 missed += met is False
-                status.update(f"measured: {what.strip()}")
+                verdict = {True: "yes", False: "[red]NO[/red]", None: ""}[met]
+                line = f"{what:<54} {measured:<54} {bar:<18} {verdict}"
+                console.print(line.rstrip(), highlight=False, soft_wrap=True)
 
         for side, most in BAR_GIB.items():
             # The rate decides the memory: at the largest size as many atoms a pixel as elsewhere, in few steps.
             short = settings if side == 512 else {**settings, "T": 4, "bpp": 0.4 * 3 / 27, "M": None}
-            gib = in_fresh_process(peak_of_round_trip, short, side)
-            add(
-                iter(
-                    [
-                        (
-                            f"encode + decode of {side}x{side}, fresh process",
-                            f"{gib:.2f} GiB",
-                            f"{most:g} GiB",
-                            gib <= most,
-                        )
-                    ]
-                )
-            )
+            add(memory(short, side, most))
         for side in (256,) if quick else (256, 512):
             for kind in (RobustTurboDDCM, TurboDDCM):
                 add(overhead(kind, settings, side, repeats if side == 256 else min(repeats, 3)))
@@ -270,7 +260,6 @@ def main(quick: bool, repeats: int | None, device: str, dtype: str) -> None:
         if not cuda:
             add(codebooks(repeats))
             add(protocols(40 * repeats))
-    console.print(table)
     if missed:
         raise SystemExit(1)
 

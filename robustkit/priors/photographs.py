@@ -96,11 +96,3 @@ def vary_colours(images: Tensor, amount: float) -> Tensor:
     saturated = grey + (images - grey) * (1 + saturation)
     varied: Tensor = saturated * (1 + contrast) + brightness
     return varied.clamp(-1, 1)
-
-
-def pick_precision(device: torch.device) -> str:
-    """bfloat16 where the hardware multiplies it fast, else float32."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if fast else "float32"

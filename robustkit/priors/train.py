@@ -21,8 +21,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,13 +40,19 @@ from robustkit.priors.photographs import (
     Crops,
     Photograph,
     centre_crops,
-    pick_precision,
     read_photographs,
     vary_colours,
 )
+from robustkit.priors.training import (
+    console,
+    learning_rate,
+    photograph_folders,
+    pick_precision,
+    training_options,
+    training_progress,
+    update_average,
+)
 from robustkit.priors.unet import UNetConfig
-
-console = Console(stderr=True)
 
 LOG_SNR_RANGE = (-7.0, 5.5)
 HELD_OUT_CROP = 256
@@ -210,13 +214,6 @@ class Run:
         )
         self.iteration = 0
 
-    def learning_rate(self) -> float:
-        """Warm up over 200 iterations, stay, then fall to zero as a cosine over the last ``decay`` share."""
-        start = self.settings.iterations * (1 - self.settings.decay)
-        through = max(0.0, (self.iteration - start) / max(1.0, self.settings.iterations - start))
-        warm = min(1.0, (self.iteration + 1) / 200)
-        return self.settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, through)))
-
     @property
     def decaying(self) -> bool:
         return self.iteration > self.settings.iterations * (1 - self.settings.decay)
@@ -274,16 +271,14 @@ class Run:
         order = torch.randperm(len(clean), device=self.device)
         log_snr = low + (high - low) * (order + torch.rand(len(clean), device=self.device)) / len(clean)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = learning_rate(self.settings, self.iteration, warm_up=200)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             loss = relative_loss(self.trained, self.model.variance, clean, log_snr, None).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        keep = min(self.settings.ema, (self.iteration + 1) / (self.iteration + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
+        update_average(self.average, self.model, self.settings.ema, self.iteration)
         self.iteration += 1
         return loss.detach()
 
@@ -314,34 +309,19 @@ def train(run: Run, photographs: Crops, held_out: Tensor, every: int) -> Iterato
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@training_options(iterations=9000, batch=32, multiple=32, learning_rate=1e-3, decay=0.3)
 @click.option(
     "--out",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the prior and its checkpoints go; resumed if it has one.",
 )
-@click.option("--iterations", default=9000, help="Training steps in all, those of earlier runs included.")
-@click.option("--batch", default=32, help="Crops a step.")
-@click.option("--crop", default=128, help="Side of a training crop, a multiple of 32.")
 @click.option("--scales", default="1,0.75,0.55", help="Scales at which the photographs are used, equally often.")
 @click.option("--vary", default=0.0, help="How far saturation, contrast and brightness of a crop vary.")
 @click.option("--components", default=48, help="Components kept of each 8x8x3 block's 192.")
 @click.option("--widths", default="112,144,160", help="Channels at each resolution of the U-Net.")
 @click.option("--blocks", default=1, help="Residual blocks a resolution.")
-@click.option("--learning-rate", default=1e-3)
 @click.option("--weight-decay", default=0.01)
-@click.option("--decay", default=0.3, help="Share of the iterations over which the learning rate falls.")
-@click.option("--ema", default=0.999, help="Decay of the running average of the weights.")
-@click.option("--seed", default=0)
-@click.option("--every", default=500, help="Iterations between checkpoints and held-out losses.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    help="auto: bfloat16 where the hardware has it.",
-)
 @click.option("--compile", is_flag=True, help="Compile the network first, which takes a minute; no faster on an H100.")
 @click.option(
     "--resume-from",
@@ -367,10 +347,10 @@ def main(
     settings = Settings(
         widths=tuple(int(w) for w in widths.split(",")),
         scales=tuple(float(s) for s in scales.split(",")),
-        precision=pick_precision(place) if precision == "auto" else precision,
+        precision=pick_precision(precision, place),
         **options,
     )
-    folders = [data / name for name in ("train", "test") if (data / name).is_dir()]
+    folders = photograph_folders(data)
     by_scale = [read_photographs(folders, (scale,), settings.crop) for scale in settings.scales]
     photographs = [photograph for group in by_scale for photograph in group]
     areas = [np.array([p.shape[0] * p.shape[1] for p in group], dtype=np.float64) for group in by_scale]
@@ -393,17 +373,7 @@ def main(
     console.print(f"{len(photographs)} photographs, {parameters / 1e6:.1f} M parameters, {place}, {settings.precision}")
     started = time.monotonic()
     recent: deque[Tensor] = deque(maxlen=100)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with (
-        Progress(*columns, console=console) as progress,
-        (out / "log.jsonl").open("a", encoding="utf-8") as log,
-    ):
+    with training_progress() as progress, (out / "log.jsonl").open("a", encoding="utf-8") as log:
         task = progress.add_task("training", total=settings.iterations, completed=run.iteration)
         for iteration, loss, measured in train(run, crops, held_out, every):
             recent.append(loss)

@@ -19,14 +19,19 @@ import click
 import numpy as np
 import torch
 from compressai.models import MeanScaleHyperprior
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustkit.priors.photographs import Crops, centre_crops, pick_precision, read_photographs
-
-console = Console(stderr=True)
+from robustkit.priors.photographs import Crops, centre_crops, read_photographs
+from robustkit.priors.training import (
+    console,
+    learning_rate,
+    photograph_folders,
+    pick_precision,
+    training_options,
+    training_progress,
+    update_average,
+)
 
 SCALES = (1.0, 0.75, 0.55)
 HELD_OUT_CROP = 256
@@ -98,17 +103,11 @@ class Run:
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self.iteration = 0
 
-    def learning_rate(self) -> float:
-        start = self.settings.iterations * (1 - self.settings.decay)
-        through = max(0.0, (self.iteration - start) / max(1.0, self.settings.iterations - start))
-        warm = min(1.0, (self.iteration + 1) / 100)
-        return self.settings.learning_rate * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, through))))
-
     def step(self, images: Tensor) -> tuple[float, float]:
         """One update; returns the loss and the rate."""
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = learning_rate(self.settings, self.iteration, warm_up=100, least=0.01)
         prepared = images.contiguous(memory_format=torch.channels_last)
         error, bits = forward(self.model, prepared, self.settings.precision)
         loss = self.settings.weight * 255**2 * error + bits
@@ -116,9 +115,7 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        keep = min(self.settings.ema, (self.iteration + 1) / (self.iteration + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
+        update_average(self.average, self.model, self.settings.ema, self.iteration)
         self.iteration += 1
         return float(loss.detach()), float(bits.detach())
 
@@ -175,36 +172,18 @@ def train(run: Run, photographs: Crops, images: Tensor, every: int) -> Iterator[
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@training_options(iterations=8000, batch=16, multiple=64, learning_rate=6e-4, decay=0.4)
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The weights, .safetensors."
 )
-@click.option("--iterations", default=8000, help="Training steps in all, those of earlier runs included.")
-@click.option("--batch", default=16, help="Crops a step.")
-@click.option("--crop", default=128, help="Side of a training crop, a multiple of 64.")
 @click.option("--widths", default="96,112", help="Channels of the transforms (N) and of the latent (M).")
 @click.option("--lambda", "weight", default=0.0067, help="Weight of the squared error in grey levels.")
-@click.option("--learning-rate", default=6e-4)
-@click.option("--decay", default=0.4, help="Share of the iterations over which the learning rate falls.")
-@click.option("--ema", default=0.999, help="Decay of the running average of the weights.")
-@click.option("--seed", default=0)
-@click.option("--every", default=500, help="Iterations between checkpoints and held-out measurements.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    help="auto: bfloat16 where the hardware has it.",
-)
 def main(data: Path, out: Path, every: int, device: str, widths: str, precision: str, **options: Any) -> None:
     """Train the learned codec on the photographs in DATA/train and DATA/test; hold out DATA/val."""
     place = torch.device(device)
     first, second = (int(w) for w in widths.split(","))
-    settings = Settings(
-        widths=(first, second), precision=pick_precision(place) if precision == "auto" else precision, **options
-    )
-    folders = [data / name for name in ("train", "test") if (data / name).is_dir()]
-    photographs = read_photographs(folders, SCALES, settings.crop)
+    settings = Settings(widths=(first, second), precision=pick_precision(precision, place), **options)
+    photographs = read_photographs(photograph_folders(data), SCALES, settings.crop)
     images = centre_crops(read_photographs([data / "val"], (1.0,), HELD_OUT_CROP)[:HELD_OUT_IMAGES], HELD_OUT_CROP)
     images = (images.to(place) + 1) / 2
     run = Run(settings, place)
@@ -217,14 +196,7 @@ def main(data: Path, out: Path, every: int, device: str, widths: str, precision:
     console.print(f"{len(photographs)} photographs, {parameters / 1e6:.1f} M parameters, {place}, {settings.precision}")
     started = time.monotonic()
     recent: list[float] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with training_progress() as progress:
         task = progress.add_task("training", total=settings.iterations, completed=run.iteration)
         for iteration, loss, measured in train(run, Crops(photographs, place), images, every):
             recent = [*recent[-99:], loss]
