@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar
@@ -368,13 +368,11 @@ class RCCCodec(Codec, Generic[P, Read]):
             words: ``(steps, w)`` for each stream: of the steps that arrived; the others are closing steps.
             noise: gives a step's noise ``(states, n)`` for the step's number and words ``(states, w)``.
         """
-        images: dict[int, Image] = {}
-        arrived = np.array([len(word) for word in words])
-        for steps in np.unique(arrived):
-            places = np.flatnonzero(arrived == steps)
-            together = np.stack([words[int(place)] for place in places], axis=1)
-            images |= dict(zip(places.tolist(), self._reverse(header, levels, together, noise), strict=True))
-        return [images[place] for place in range(len(words))]
+
+        def together(places: list[int]) -> list[Image]:
+            return self._reverse(header, levels, np.stack([words[place] for place in places], axis=1), noise)
+
+        return by_arrival(words, together)
 
     def _reverse(
         self,
@@ -420,6 +418,22 @@ def coin_noise(seed: int, stream: int, shape: Sequence[int]) -> Tensor:
     """About standard normal numbers from counted coin flips, alike everywhere: float32 of ``shape``."""
     words = np.random.Philox(key=[seed, stream]).random_raw(math.prod(shape))
     return ((torch.from_numpy(np.bitwise_count(words).astype(np.float32)) - 32) / 4).view(*shape)
+
+
+def by_arrival(streams: Sequence[Sized], images_of: Callable[[list[int]], list[Image]]) -> list[Image]:
+    """The images of streams that may be cut short, those of which equally many steps arrived together.
+
+    Args:
+        streams: what arrived of each, a step after the other.
+        images_of: the images of the streams in these places, of which equally many steps arrived.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, stream in enumerate(streams):
+        groups.setdefault(len(stream), []).append(place)
+    images: dict[int, Image] = {}
+    for places in groups.values():
+        images |= dict(zip(places, images_of(places), strict=True))
+    return [images[place] for place in range(len(streams))]
 
 
 def part(shared: Integers, words: Words) -> tuple[Integers, Integers, Integers]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustkit.codec import Image
 from robustkit.codecs.rcc import protection
-from robustkit.codecs.rcc.base import USUAL_BPP, CommonSettings, RCCCodec, Write, part, records_settings
+from robustkit.codecs.rcc.base import USUAL_BPP, CommonSettings, RCCCodec, Write, by_arrival, part, records_settings
 from robustkit.codecs.rcc.container import HEADER_BYTES, Header, Parameters
 from robustkit.codecs.rcc.poisson import LEAST_COORDINATES, PoissonChannel, padded_length
 from robustkit.codecs.rcc.schedule import CLOSING_LOG_SNR, START_LOG_SNR, expected_error, reverse_step
@@ -265,12 +265,7 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
         return steps
 
     def _reconstruct(self, header: DiffCHeader, payloads: list[list[Step]]) -> list[Image]:
-        images: dict[int, Image] = {}
-        arrived = np.array([len(steps) for steps in payloads])
-        for count in np.unique(arrived):
-            places = np.flatnonzero(arrived == count).tolist()
-            images |= dict(zip(places, self._run(header, [payloads[place] for place in places]), strict=True))
-        return [images[place] for place in range(len(payloads))]
+        return by_arrival(payloads, lambda places: self._run(header, [payloads[place] for place in places]))
 
     def _run(self, header: DiffCHeader, streams: list[list[Step]]) -> list[Image]:
         """Images of streams of which equally many steps arrived."""
