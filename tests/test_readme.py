@@ -126,7 +126,7 @@ def test_the_first_screen_has_the_two_commands():
     lines = first.splitlines()
     assert len(lines) == 2
     assert lines[0].endswith("pytest conformance --codec robust-turbo-ddcm")
-    assert lines[1].endswith("/pytest")
+    assert lines[1].endswith("/pytest -n auto")
     assert "[test]" in lines[1]
     assert README[: README.index(first)].count("\n") < 25
 
