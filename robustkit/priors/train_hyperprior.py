@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from compressai.models import MeanScaleHyperprior
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,6 +32,11 @@ from robustkit.priors.training import (
     training_progress,
     update_average,
 )
+
+with warnings.catch_warnings():
+    # Of torch's future, from what compressai imports.
+    warnings.simplefilter("ignore")
+    from compressai.models import MeanScaleHyperprior
 
 SCALES = (1.0, 0.75, 0.55)
 HELD_OUT_CROP = 256
