@@ -47,33 +47,55 @@ Row = tuple[str, str, str, bool | None]
 
 
 class Denoising:
-    """The denoiser calls of a codec, recorded to be repeated alone."""
+    """The denoiser calls of a codec at work, and the time that they take alone."""
 
     def __init__(self, codec: TurboDDCM) -> None:
-        self.codec = codec
+        self.prior = codec.prior
         self.calls: list[tuple[torch.Size, NoiseLevel]] = []
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
-        prior = self.codec.prior
-        predict = prior.predict_clean
-
-        def record(noisy: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
-            self.calls.append((noisy.shape, level))
-            return predict(noisy, level)
-
-        prior.predict_clean = record  # type: ignore[method-assign]
+    def replaced(self, by: Callable[[torch.Tensor, NoiseLevel], torch.Tensor]) -> Iterator[None]:
+        self.prior.predict_clean = by  # type: ignore[method-assign]
         try:
             yield
         finally:
-            del prior.predict_clean
+            del self.prior.predict_clean
+
+    def record(self, work: Callable[[], object]) -> None:
+        predict = self.prior.predict_clean
+
+        def recorded(noisy: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+            self.calls.append((noisy.shape, level))
+            return predict(noisy, level)
+
+        with self.replaced(by=recorded):
+            work()
 
     @torch.inference_mode()
     def repeat(self) -> None:
+        """The recorded calls."""
         for shape, level in self.calls:
-            estimate = self.codec.prior.predict_clean(torch.ones(shape, device=self.codec.prior.device), level)
+            estimate = self.prior.predict_clean(torch.ones(shape, device=self.prior.device), level)
         # A GPU is done with all calls once it is done with the last.
         estimate.sum().item()
+
+    def overhead(self, work: Callable[[], object]) -> float:
+        """Time of ``work`` over that of its calls alone, on a CPU.
+
+        Each call is made twice in a row, and the second is the call alone: both sides of the ratio see the machine in
+        the same state, which changes from second to second, and more than the overhead.
+        """
+        predict, alone = self.prior.predict_clean, 0.0
+
+        def twice(noisy: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+            nonlocal alone
+            estimate = predict(noisy, level)
+            alone += seconds(lambda: predict(noisy, level))[0]
+            return estimate
+
+        with self.replaced(by=twice):
+            whole, _ = seconds(work)
+        return (whole - alone) / alone
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
@@ -136,17 +158,25 @@ def cost_of_codebook(kind: str, length: int, count: int, repeats: int) -> tuple[
 def overhead(kind: type[TurboDDCM], settings: dict[str, Any], side: int, repeats: int) -> Iterator[Row]:
     codec, image = kind(**settings), astronaut(side)
     denoising = Denoising(codec)
-    with denoising.recorded():
+
+    def work() -> None:
         codec.decode(codec.encode(image))
-    whole, alone = medians(repeats, lambda: codec.decode(codec.encode(image)), denoising.repeat)
-    calls = len(denoising.calls)
-    limit, met = ("", None) if side > 256 else (f"at most {BAR_SECONDS} s", whole[0] <= BAR_SECONDS)
-    yield f"{kind.name} {side}x{side}: encode + decode", f"{whole[0]:.2f} s", limit, met
+
+    denoising.record(work)
+    if codec.prior.device.type == "cpu":
+        ((whole, _),) = medians(repeats, work)
+        ratios = sorted(denoising.overhead(work) for _ in range(repeats))
+    else:
+        (whole, _), (alone, _) = medians(repeats, work, denoising.repeat)
+        ratios = [whole / alone]
+    limit, met = ("", None) if side > 256 else (f"at most {BAR_SECONDS} s", whole <= BAR_SECONDS)
+    yield f"{kind.name} {side}x{side}: encode + decode", f"{whole:.2f} s", limit, met
+    ratio = statistics.median(ratios)
     yield (
-        f"  over its {calls} denoiser calls alone",
-        f"{whole[0] / alone[0]:.3f} times ({whole[1] / alone[1]:.3f} in processor time)",
+        f"  over its {len(denoising.calls)} denoiser calls alone",
+        f"{ratio:.3f} times" + f" ({ratios[0]:.3f} to {ratios[-1]:.3f})" * (len(ratios) > 1),
         f"at most {BAR_RATIO} times",
-        whole[0] / alone[0] <= BAR_RATIO,
+        ratio <= BAR_RATIO,
     )
 
 
@@ -174,22 +204,18 @@ def batches(settings: dict[str, Any], image: Image, repeats: int) -> Iterator[Ro
         )
 
 
-def codebooks(repeats: int) -> Iterator[Row]:
-    image = photographs(crop=CODEBOOK_CROP)["astronaut"]
+def codebooks(repeats: int, images: list[Image]) -> Iterator[Row]:
     codecs = {
         kind: RobustTurboDDCM(T=20, K=CODEBOOK_SIZE, bpp=1.5, codebook=kind, selection="largest")
         for kind in ("structured", "gaussian")
     }
-    count = codecs["structured"]._header_for(*image.shape[:2]).method.atoms
-    shape = codecs["structured"].prior.latent_shape(*image.shape[:2])
+    count = codecs["structured"]._header_for(*images[0].shape[:2]).method.atoms
+    shape = codecs["structured"].prior.latent_shape(*images[0].shape[:2])
     length = int(np.prod(shape))
     times, quality = {}, {}
     for kind, codec in codecs.items():
         times[kind], gib = in_fresh_process(cost_of_codebook, kind, length, count, repeats)
-        quality[kind] = statistics.mean(
-            measure("psnr", photograph, codec.decode(codec.encode(photograph)))
-            for photograph in photographs(crop=CODEBOOK_CROP).values()
-        )
+        quality[kind] = statistics.mean(measure("psnr", image, codec.decode(codec.encode(image))) for image in images)
         yield (
             f"{kind} codebook, K = {CODEBOOK_SIZE}, n = {length}, M = {count}",
             f"{1e3 * times[kind]:.2f} ms of processor time a step, {1024 * gib:.0f} MiB, {quality[kind]:.2f} dB",
@@ -201,7 +227,8 @@ def codebooks(repeats: int) -> Iterator[Row]:
         "  structured against Gaussian",
         f"{times['gaussian'] / times['structured']:.0f} times faster, {loss:+.2f} dB lost",
         f"at most {BAR_CODEBOOK_DB} dB",
-        loss <= BAR_CODEBOOK_DB,
+        # One photograph's scatters by more than the bar.
+        loss <= BAR_CODEBOOK_DB if len(images) > 1 else None,
     )
 
 
@@ -225,7 +252,11 @@ def protocols(repeats: int) -> Iterator[Row]:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Ten noise levels and few repeats: ratios to about a tenth, in a minute.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Ten noise levels, few repeats, one photograph: ratios to about a tenth, in four minutes.",
+)
 @click.option("--repeats", type=int, help="Calls of each kind.  [default: 5, with --quick 3]")
 @click.option("--device", default="cpu", help="A torch device.  [default: cpu]")
 @click.option("--dtype", default="float32", help="Of the denoiser.  [default: float32]")
@@ -258,7 +289,8 @@ def main(quick: bool, repeats: int | None, device: str, dtype: str) -> None:
                 add(overhead(kind, settings, side, repeats if side == 256 else min(repeats, 3)))
         add(batches(settings, astronaut(256), 1 if quick else min(repeats, 3)))
         if not cuda:
-            add(codebooks(repeats))
+            crops = list(photographs(crop=CODEBOOK_CROP).values())
+            add(codebooks(repeats, crops[:1] if quick else crops))
             add(protocols(40 * repeats))
     if missed:
         raise SystemExit(1)
