@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit.codecs.rcc.codebook import Codebook, GaussianCodebook, StructuredCodebook, _by_group
+from robustkit.codecs.rcc.codebook import Codebook, GaussianCodebook, StructuredCodebook
 
 CPU = torch.device("cpu")
 KINDS = [StructuredCodebook, GaussianCodebook]
@@ -67,7 +67,7 @@ def test_few_rows_add_up_to_the_same_bits_as_transforms(size: int, length: int) 
     indices = torch.randint(size, (5, 60), generator=torch.Generator().manual_seed(0))
     signs = torch.where(torch.rand(5, 60, generator=torch.Generator().manual_seed(1)) < 0.5, -1.0, 1.0)
     _, own = codebook._signs(3)
-    few = codebook._few_rows(indices, signs, *_by_group(indices, length), own)
+    few = codebook._few_rows(indices, signs, own)
     assert torch.equal(few, codebook._rows(indices, signs, own))
 
 

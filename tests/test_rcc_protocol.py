@@ -41,14 +41,15 @@ def test_read_gives_back_what_was_chosen_and_written(kind: type[BitProtocol], si
     assert np.array_equal(read_signs, signs)
 
 
+@pytest.mark.parametrize(("size", "count"), [(2, 1), (64, 40), (2048, 20), (2048, 2048), (1 << 17, 66)])
 @pytest.mark.parametrize("kind", LARGEST)
-def test_the_largest_products_are_chosen(kind: type[BitProtocol]) -> None:
-    protocol = kind(2048, 20)
+def test_the_largest_products_are_chosen(kind: type[BitProtocol], size: int, count: int) -> None:
+    protocol = kind(size, count)
     products = products_for(protocol, seed=0)
     indices, signs = protocol.choose(products)
     assert torch.all(indices.diff(dim=1) > 0)
     for row in range(2):
-        largest = products[row].abs().sort(descending=True).indices[:20].sort().values
+        largest = products[row].abs().sort(descending=True).indices[:count].sort().values
         assert torch.equal(indices[row], largest)
         assert torch.equal(signs[row], products[row][largest].sign())
 
@@ -167,9 +168,10 @@ def test_sizes_that_no_protocol_takes(size: int, count: int) -> None:
         IndependentIndices(size, count)
 
 
-def test_of_a_section_s_equal_products_the_first_is_chosen() -> None:
-    products = torch.randint(-2, 3, (3, 40 * 8), generator=torch.Generator().manual_seed(0)).float()
-    indices, signs = SectionIndices(8, 40).choose(products)
-    first = products.view(3, 40, 8).abs().numpy().argmax(axis=2) + 8 * np.arange(40)
+@pytest.mark.parametrize("size", [8, 1024])
+def test_of_a_section_s_equal_products_the_first_is_chosen(size: int) -> None:
+    products = torch.randint(-2, 3, (3, 40 * size), generator=torch.Generator().manual_seed(0)).float()
+    indices, signs = SectionIndices(size, 40).choose(products)
+    first = products.view(3, 40, size).abs().numpy().argmax(axis=2) + size * np.arange(40)
     assert np.array_equal(indices.numpy(), first)
     assert torch.equal(signs, torch.where(products.gather(1, indices) < 0, -1.0, 1.0))

@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.codecs.rcc.codebook import AHEAD
 from robustkit.codecs.rcc.container import HEADER_BYTES, PRIOR_BYTES, Header, P, check_size, header_fields
 from robustkit.codecs.rcc.protocol import Integers
 from robustkit.codecs.rcc.reference import Published
@@ -383,16 +384,23 @@ class RCCCodec(Codec, Generic[P, Read]):
     ) -> list[Image]:
         """As :meth:`_images_of_words`, for words ``(steps, b, w)`` of which as many arrived of every stream."""
         shared = np.zeros(words.shape[1], dtype=np.int64)  # the state of each stream
+        said, parents = [], []
+        for step_words in words:
+            first, before, shared = part(shared, step_words)
+            said.append(step_words[first])
+            parents.append(before)
         state = self._first_noise(header)
+        most = max(map(len, parents), default=1)
+        noises = _ahead(lambda step: noise(step, said[step]), len(said), AHEAD // (most * state.numel()))
         for step, (now, following) in enumerate(itertools.pairwise(levels)):
             estimate = self.prior.predict_clean(state, now)
-            step_noise = None
-            if step < len(words):
-                first, before, shared = part(shared, words[step])
-                parent = torch.from_numpy(before).to(self.prior.device)
+            step_noise = next(noises, None)
+            if step_noise is not None and len(step_noise) > len(state):
+                parent = torch.from_numpy(parents[step]).to(self.prior.device)
                 state, estimate = state[parent], estimate[parent]
-                step_noise = noise(step, words[step][first]).view_as(state)
-            state = reverse_step(state, estimate, now, following, step_noise)
+            state = reverse_step(
+                state, estimate, now, following, None if step_noise is None else step_noise.view_as(state)
+            )
         found = self._images(header, self.prior.predict_final(state, levels[-1]))
         # Copies, so that nobody who writes on one image changes its twin.
         return [found[number].copy() for number in shared]
@@ -418,6 +426,13 @@ def coin_noise(seed: int, stream: int, shape: Sequence[int]) -> Tensor:
     """About standard normal numbers from counted coin flips, alike everywhere: float32 of ``shape``."""
     words = np.random.Philox(key=[seed, stream]).random_raw(math.prod(shape))
     return ((torch.from_numpy(np.bitwise_count(words).astype(np.float32)) - 32) / 4).view(*shape)
+
+
+def _ahead(work: Callable[[int], Tensor], count: int, group: int) -> Iterator[Tensor]:
+    """What ``work`` gives for 0 to ``count - 1``, worked out for so many at a time, or for one."""
+    numbers = range(count)
+    for first in numbers[:: max(1, group)]:
+        yield from [work(number) for number in numbers[first : first + max(1, group)]]
 
 
 def by_arrival(streams: Sequence[Sized], images_of: Callable[[list[int]], list[Image]]) -> list[Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from functools import lru_cache
@@ -9,6 +10,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+
+#: How many numbers are worked out at once, ahead of the denoiser's calls: each call empties the caches, and what is
+#: many small operations takes several times as long right after one.
+AHEAD = 1 << 19
 
 
 class Codebook(ABC):
@@ -55,14 +60,6 @@ def _interleave(values: Tensor, rows: int, columns: int) -> Tensor:
     return values.reshape(len(values), rows, columns).transpose(1, 2).flatten(1)
 
 
-def _by_group(indices: Tensor, size: int) -> tuple[Tensor, Tensor, int]:
-    """Which run of ``size`` numbers each index lies in, its place among those of its row there, and the most of any."""
-    group = indices // size
-    ordered, order = group.sort(dim=1, stable=True)
-    places = torch.arange(indices.shape[1], device=indices.device) - torch.searchsorted(ordered, ordered)
-    return group, torch.empty_like(places).scatter_(1, order, places), int(places.max()) + 1
-
-
 def _unit_deviation(sums: Tensor) -> Tensor:
     return sums / sums.std(dim=1, keepdim=True, correction=1).clamp_min(1e-12)
 
@@ -90,23 +87,26 @@ class StructuredCodebook(Codebook):
         self.left, self.right = (_hadamard(f).to(device) for f in (1 << half, self.block >> half))
         # An odd stride below n, so that no two bases share an alignment of signs.
         self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
-        self._drawn: tuple[int, tuple[Tensor, list[Tensor]]] | None = None
+        self._group = max(1, AHEAD // length)
+        self._drawn: tuple[int, list[tuple[Tensor, list[Tensor]]]] | None = None
         # Kept from step to step: megabytes that are given back and asked for again cost as much as the transform.
         self._products = torch.empty(2, 0, device=device)
 
     def _signs(self, step: int) -> tuple[Tensor, list[Tensor]]:
         """+1 and -1, ``(n,)`` each: for the shared rotation, and for every basis."""
-        # An encoder asks twice a step.
-        if self._drawn is None or self._drawn[0] != step:
-            self._drawn = step, self._draw(step)
-        return self._drawn[1]
+        group, place = divmod(step, self._group)
+        if self._drawn is None or self._drawn[0] != group:
+            self._drawn = group, self._draw(range(group * self._group, (group + 1) * self._group))
+        return self._drawn[1][place]
 
-    def _draw(self, step: int) -> tuple[Tensor, list[Tensor]]:
+    def _draw(self, steps: range) -> list[tuple[Tensor, list[Tensor]]]:
         words = -(-self.length // 64)
-        raw = np.random.Philox(key=[self.seed, step]).random_raw(2 * words).astype("<u8").view(np.uint8)
-        drawn = torch.from_numpy(_SIGNS_OF_BYTE.take(raw, axis=0).reshape(2, -1)[:, : self.length]).to(self.device)
-        twice = torch.cat([drawn[1], drawn[1]])
-        return drawn[0], [twice[shift : shift + self.length] for shift in self.shifts]
+        raw = np.concatenate([np.random.Philox(key=[self.seed, step]).random_raw(2 * words) for step in steps])
+        signs = _SIGNS_OF_BYTE.take(raw.astype("<u8").view(np.uint8), axis=0).reshape(len(steps), 2, -1)
+        shared, own = torch.from_numpy(signs[:, :, : self.length]).to(self.device).unbind(dim=1)
+        twice = torch.cat([own, own], dim=1)
+        bases = [twice[:, shift : shift + self.length].unbind() for shift in self.shifts]
+        return list(zip(shared.unbind(), map(list, zip(*bases, strict=True)), strict=True))
 
     def _transform(self, values: Tensor) -> Tensor:
         return hadamard_transform(values, self.factors)
@@ -125,11 +125,8 @@ class StructuredCodebook(Codebook):
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
         shared, own = self._signs(step)
-        base, place, most = _by_group(indices, self.length)
-        if most < sum(map(len, self.factors)):
-            sums = self._few_rows(indices, coefficients, base, place, most, own)
-        else:
-            sums = self._rows(indices, coefficients, own)
+        few = indices.shape[1] < self.bases * sum(map(len, self.factors))
+        sums = (self._few_rows if few and self.device.type == "cpu" else self._rows)(indices, coefficients, own)
         return _unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared)
 
     def _rows(self, indices: Tensor, coefficients: Tensor, own: list[Tensor]) -> Tensor:
@@ -138,25 +135,23 @@ class StructuredCodebook(Codebook):
         values.scatter_add_(1, indices, coefficients)
         return (self._transform(values.view(-1, self.bases, self.length)) * torch.stack(own)).sum(dim=1)
 
-    def _few_rows(
-        self, indices: Tensor, coefficients: Tensor, base: Tensor, place: Tensor, most: int, own: list[Tensor]
-    ) -> Tensor:
-        """The same sums, to the bit, where no basis gives more than a few rows: a row is an outer product of two."""
-        count, right_order = len(indices), self.right.shape[0]
-        left = torch.zeros(self.bases, count, most, self.length // right_order, device=self.device)
-        right = torch.zeros(self.bases, count, most, right_order, device=self.device)
-        local = indices % self.length
-        block, row = local // self.block, local % self.block
-        streams = torch.arange(count, device=self.device)[:, None].expand_as(indices)
-        weighted = self.left[row // right_order] * coefficients[..., None]
-        rows = left.view(self.bases, count, most, -1, len(self.left))
-        rows[base, streams, place, block] = weighted
-        right[base, streams, place] = self.right[row % right_order]
-        sums = torch.zeros(count, self.length, device=self.device)
-        product = torch.empty(count, self.length // right_order, right_order, device=self.device)
-        for one, other, signs in zip(left.mT, right, own, strict=True):
-            torch.bmm(one, other, out=product)
-            sums.addcmul_(product.view(count, -1), signs)
+    def _few_rows(self, indices: Tensor, coefficients: Tensor, own: list[Tensor]) -> Tensor:
+        """The same sums, to the bit, on a CPU, where the bases give few rows each: a row is an outer product of two."""
+        left_rows, right_rows = self.left.numpy(), self.right.numpy()
+        starts = self.length * np.arange(self.bases + 1)
+        sums = torch.zeros(len(indices), self.length)
+        product = torch.empty(self.length // len(right_rows), len(right_rows))
+        for total, chosen, weights in zip(sums, indices.numpy(), coefficients.numpy(), strict=True):
+            order = chosen.argsort(kind="stable")
+            rising = chosen[order]
+            block, row = np.divmod(rising % self.length, self.block)
+            left = np.zeros((len(rising), self.length // self.block, len(left_rows)), dtype=np.float32)
+            left[np.arange(len(rising)), block] = left_rows[row // len(right_rows)] * weights[order, None]
+            columns = torch.from_numpy(left.reshape(len(rising), -1).T)
+            right = torch.from_numpy(right_rows[row % len(right_rows)])
+            for signs, (first, stop) in zip(own, itertools.pairwise(rising.searchsorted(starts).tolist()), strict=True):
+                torch.mm(columns[:, first:stop], right[first:stop], out=product)
+                total.addcmul_(product.view(-1), signs)
         return sums
 
 

@@ -26,6 +26,8 @@ Words = TypeVar("Words", Integers, Tensor)
 
 #: The largest M that a header can say.
 MOST_ATOMS = 65535
+#: Atoms of a section that are looked through together.
+RUN = 256
 
 
 class BitProtocol(ABC):
@@ -67,8 +69,20 @@ class BitProtocol(ABC):
         Returns:
             indices int64 ``(b, M)``, rising, and the signs of their inner products, float32 ``(b, M)``.
         """
-        indices = products.abs().topk(self.count, dim=1, sorted=False).indices.sort(dim=1).values
+        if products.device.type == "cpu":
+            indices = torch.stack([self._largest(row) for row in products.abs()])
+        else:
+            indices = products.abs().topk(self.count, dim=1, sorted=False).indices.sort(dim=1).values
         return indices, _signs_of(products, indices)
+
+    def _largest(self, values: Tensor) -> Tensor:
+        """Rising indices of the M largest of ``(K,)``, on a CPU: three times as fast as torch's ``topk``."""
+        run = 1 << min(6, (self.size // self.count).bit_length() - 1)
+        of_runs = values.view(-1, run).amax(dim=1).numpy()
+        # At least M are as large as the M-th largest of the runs' largest, and not many more.
+        able = np.flatnonzero(values.numpy() >= np.partition(of_runs, -self.count)[-self.count])
+        largest = np.argpartition(values.numpy()[able], -self.count)[-self.count :]
+        return torch.from_numpy(np.sort(able[largest]))
 
     def keys(self, words: Words) -> Words:
         """What words are sorted by, where the protocol has an ``order``: a number in [0, 2K) of each, all distinct."""
@@ -175,16 +189,11 @@ class SectionIndices(IndependentIndices):
         return self.size * self.count
 
     def choose(self, products: Tensor) -> tuple[Tensor, Tensor]:
-        sections = products.view(len(products), self.count, self.size)
-        if sections.device.type == "cpu":
-            # Several times as fast as torch's, and without a tensor of magnitudes.
-            values = sections.numpy().reshape(-1, self.size)
-            rows, highest, lowest = np.arange(len(values)), values.argmax(axis=1), values.argmin(axis=1)
-            high, low = values[rows, highest], -values[rows, lowest]
-            first = (high > low) | (high == low) & (highest < lowest)
-            best = torch.from_numpy(np.where(first, highest, lowest)).view(len(products), self.count)
-        else:
-            best = sections.abs().argmax(dim=2)
+        # In two turns, by the largest of each run: torch finds values several times as fast as their places.
+        runs = products.reshape(len(products) * self.count, -1, min(self.size, RUN))
+        run = torch.maximum(runs.amax(dim=2), -runs.amin(dim=2)).argmax(dim=1)
+        place = runs[torch.arange(len(runs), device=runs.device), run].abs().argmax(dim=1)
+        best = (run * runs.shape[2] + place).view(len(products), self.count)
         indices = best + self.size * torch.arange(self.count, device=best.device)
         return indices, _signs_of(products, indices)
 

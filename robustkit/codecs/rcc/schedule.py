@@ -129,7 +129,12 @@ def reverse_step(noisy: Tensor, clean: Tensor, now: NoiseLevel, following: Noise
         noise: latents of unit variance, or ``None``.
     """
     a, b = now.alpha_bar, following.alpha_bar
-    direction = (noisy - math.sqrt(a) * clean) / math.sqrt(1 - a)
     variance = 0.0 if noise is None else max(0.0, (1 - b) / (1 - a) * (1 - a / b))
-    moved = math.sqrt(b) * clean + math.sqrt(max(0.0, 1 - b - variance)) * direction
-    return moved if noise is None else moved + math.sqrt(variance) * noise
+    # In place from here on: what is the noise in ``noisy``, scaled to the new level, and then all else.
+    moved = noisy - math.sqrt(a) * clean
+    moved /= math.sqrt(1 - a)
+    moved *= math.sqrt(max(0.0, 1 - b - variance))
+    moved += math.sqrt(b) * clean
+    if noise is not None:
+        moved += math.sqrt(variance) * noise
+    return moved

@@ -226,14 +226,14 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
     def _write(self, header: TurboHeader, clean: Tensor, weights: Tensor | None = None) -> bytes:
         protocol, codebook, levels = self._parts(header, clean[0].numel())
         state = self._first_noise(header)
-        written = []
+        chosen = []
         for step in range(_payload(header).steps):
             estimate = self.prior.predict_clean(state, levels[step])
             residual = clean - estimate if weights is None else weights * (clean - estimate)
-            indices, signs = protocol.choose(codebook.inner_products(step, residual.flatten(1)))
-            written.append(protocol.write(indices[0].cpu().numpy(), signs[0].cpu().numpy().astype(np.int64)))
-            noise = codebook.combine(step, indices, signs).view_as(state)
+            chosen.append(protocol.choose(codebook.inner_products(step, residual.flatten(1))))
+            noise = codebook.combine(step, *chosen[-1]).view_as(state)
             state = reverse_step(state, estimate, levels[step], levels[step + 1], noise)
+        written = [protocol.write(*(part[0].cpu().numpy().astype(np.int64) for part in atoms)) for atoms in chosen]
         return _payload(header).pack(np.stack(written))
 
     def _read(self, header: TurboHeader, payload: bytes) -> Atoms:
