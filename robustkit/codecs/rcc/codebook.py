@@ -87,7 +87,8 @@ class StructuredCodebook(Codebook):
         self.left, self.right = (_hadamard(f).to(device) for f in (1 << half, self.block >> half))
         # An odd stride below n, so that no two bases share an alignment of signs.
         self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
-        self._group = max(1, AHEAD // length)
+        # Steps that are drawn at once; an image has tens of them.
+        self._group = min(8, max(1, AHEAD // length))
         self._drawn: tuple[int, list[tuple[Tensor, list[Tensor]]]] | None = None
         # Kept from step to step: megabytes that are given back and asked for again cost as much as the transform.
         self._products = torch.empty(2, 0, device=device)
@@ -150,8 +151,9 @@ class StructuredCodebook(Codebook):
             columns = torch.from_numpy(left.reshape(len(rising), -1).T)
             right = torch.from_numpy(right_rows[row % len(right_rows)])
             for signs, (first, stop) in zip(own, itertools.pairwise(rising.searchsorted(starts).tolist()), strict=True):
-                torch.mm(columns[:, first:stop], right[first:stop], out=product)
-                total.addcmul_(product.view(-1), signs)
+                if first < stop:
+                    torch.mm(columns[:, first:stop], right[first:stop], out=product)
+                    total.addcmul_(product.view(-1), signs)
         return sums
 
 
