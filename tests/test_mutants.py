@@ -32,12 +32,13 @@ def _mutants_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
 
 
-def examine(pytester: pytest.Pytester, codec: str, claims: str) -> pytest.RunResult:
+def examine(pytester: pytest.Pytester, codec: str, claims: str, *, trials: int) -> pytest.RunResult:
     profile = pytester.makefile(".toml", promises=PROMISES)
     settings = () if claims == GOLDEN else ("--set", FEWER)
     return pytester.runpytest_subprocess(
         str(ROOT / "conformance"),
-        *("--codec", codec, *settings, "-k", claims, "--profile", str(profile), "--crop", "128", "--trials", "10"),
+        *("--codec", codec, *settings, "-k", claims, "--profile", str(profile), "--crop", "128"),
+        *("--trials", str(trials)),
         *("-p", "no:cacheprovider", "--rootdir", str(ROOT)),
     )
 
@@ -50,22 +51,22 @@ def examine(pytester: pytest.Pytester, codec: str, claims: str) -> pytest.RunRes
         ("OffByOneIndex", "clean", "clean_round_trip_meets_the_declared_quality_and_rate"),
         ("LostSign", "clean", "clean_round_trip_meets_the_declared_quality_and_rate"),
         ("JointRankPutBack", "degrades", "quality_degrades_within_the_declared_thresholds"),
-        ("JointRankPutBack", GOLDEN, "golden_reconstructions_match"),
         ("UnprotectedHeader", "corrupted", "corrupted_share_stays_within_the_declared"),
         ("UnrepairedSteps", "degrades", "quality_degrades_within_the_declared_thresholds"),
-        ("CodebookOfItsProcess", "deterministic", "encoding_is_deterministic"),
-        ("CodebookOfItsProcess", "deterministic", "decoding_is_deterministic"),
+        ("CodebookOfItsProcess", "deterministic", "encoding_is_deterministic decoding_is_deterministic"),
         ("SkippedStep", GOLDEN, "golden_reconstructions_match"),
     ],
 )
 def test_the_suite_catches_the_mutant(pytester: pytest.Pytester, mutant: str, claims: str, broken: str) -> None:
-    result = examine(pytester, f"mutants:{mutant}", claims)
-    result.stdout.fnmatch_lines(["mutants:*: does not conform*", f"FAILED *test_{broken}*"])
+    # Few trials are enough to break a promise, and not to prove one.
+    result = examine(pytester, f"mutants:{mutant}", claims, trials=3)
+    result.stdout.fnmatch_lines_random([f"FAILED *test_{claim}*" for claim in broken.split()])
+    result.stdout.fnmatch_lines(["mutants:*: does not conform: *broken*"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.mark.slow
 def test_the_suite_passes_what_the_mutants_were_made_from(pytester: pytest.Pytester) -> None:
     # Its golden files are compared where all its claims are judged.
-    result = examine(pytester, "robust-turbo-ddcm", "clean or degrades or corrupted or deterministic")
+    result = examine(pytester, "robust-turbo-ddcm", "clean or degrades or corrupted or deterministic", trials=10)
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
