@@ -391,16 +391,15 @@ class RCCCodec(Codec, Generic[P, Read]):
             parents.append(before)
         state = self._first_noise(header)
         most = max(map(len, parents), default=1)
-        noises = _ahead(lambda step: noise(step, said[step]), len(said), AHEAD // (most * state.numel()))
+        shape = (-1, *state.shape[1:])
+        noises = _ahead(lambda step: noise(step, said[step]).view(shape), len(said), AHEAD // (most * state.numel()))
         for step, (now, following) in enumerate(itertools.pairwise(levels)):
             estimate = self.prior.predict_clean(state, now)
             step_noise = next(noises, None)
             if step_noise is not None and len(step_noise) > len(state):
                 parent = torch.from_numpy(parents[step]).to(self.prior.device)
                 state, estimate = state[parent], estimate[parent]
-            state = reverse_step(
-                state, estimate, now, following, None if step_noise is None else step_noise.view_as(state)
-            )
+            state = reverse_step(state, estimate, now, following, step_noise)
         found = self._images(header, self.prior.predict_final(state, levels[-1]))
         # Copies, so that nobody who writes on one image changes its twin.
         return [found[number].copy() for number in shared]
