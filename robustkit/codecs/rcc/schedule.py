@@ -130,11 +130,7 @@ def reverse_step(noisy: Tensor, clean: Tensor, now: NoiseLevel, following: Noise
     """
     a, b = now.alpha_bar, following.alpha_bar
     variance = 0.0 if noise is None else max(0.0, (1 - b) / (1 - a) * (1 - a / b))
-    # In place from here on: what is the noise in ``noisy``, scaled to the new level, and then all else.
-    moved = noisy - math.sqrt(a) * clean
-    moved /= math.sqrt(1 - a)
-    moved *= math.sqrt(max(0.0, 1 - b - variance))
-    moved += math.sqrt(b) * clean
-    if noise is not None:
-        moved += math.sqrt(variance) * noise
-    return moved
+    # What is the noise in ``noisy``, scaled to the new level, and the clean latents: one pass over each tensor.
+    scale = math.sqrt(max(0.0, 1 - b - variance) / (1 - a))
+    moved = (noisy * scale).add_(clean, alpha=math.sqrt(b) - math.sqrt(a) * scale)
+    return moved if noise is None else moved.add_(noise, alpha=math.sqrt(variance))
