@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.codecs.rcc import codebook as codebook_module
 from robustkit.codecs.rcc.codebook import Codebook, GaussianCodebook, StructuredCodebook
 
 CPU = torch.device("cpu")
@@ -69,6 +70,24 @@ def test_few_rows_add_up_to_the_same_bits_as_transforms(size: int, length: int) 
     _, own = codebook._signs(3)
     few = codebook._few_rows(indices, signs, own)
     assert torch.equal(few, codebook._rows(indices, signs, own))
+
+
+@pytest.mark.parametrize(("room", "drawn_again"), [(1 << 25, 0), (3 * 768 * 8 * 2, 2), (0, 4)])
+def test_signs_are_kept_for_the_next_codebook_while_there_is_room(
+    room: int, drawn_again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codebook_module, "KEPT", room)
+    codebook_module._kept.cache_clear()
+    first = StructuredCodebook(1536, 768, 5, CPU)
+    atoms = [atoms_of(first, step).clone() for step in range(32)]
+    drawn = []
+    second = StructuredCodebook(1536, 768, 5, CPU)
+    monkeypatch.setattr(second, "_draw", lambda steps: drawn.append(steps) or first._draw(steps))
+    assert all(torch.equal(atoms_of(second, step), atoms[step]) for step in range(32))
+    assert len(drawn) == drawn_again
+    # Others' are others.
+    assert not torch.equal(atoms_of(StructuredCodebook(1536, 768, 6, CPU), 0), atoms[0])
+    assert torch.equal(atoms_of(StructuredCodebook(1536, 768, 5, CPU), 0), atoms[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -351,8 +351,7 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     def _first_noise(self, header: Header[P]) -> Tensor:
         """x_T, ``(1, c, h, w)``: about standard normal, from counted coin flips, so that every device has the same."""
-        # Steps draw from the streams (seed, 0), (seed, 1), ...; this one is none of them.
-        return coin_noise(header.seed, 1 << 32, (1, *self._latent_shape(header))).to(self.prior.device)
+        return _noise_at_start(header.seed, (1, *self._latent_shape(header)), self.prior.device)
 
     def _images_of_words(
         self,
@@ -425,6 +424,12 @@ def coin_noise(seed: int, stream: int, shape: Sequence[int]) -> Tensor:
     """About standard normal numbers from counted coin flips, alike everywhere: float32 of ``shape``."""
     words = np.random.Philox(key=[seed, stream]).random_raw(math.prod(shape))
     return ((torch.from_numpy(np.bitwise_count(words).astype(np.float32)) - 32) / 4).view(*shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _noise_at_start(seed: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    # Steps draw from the streams (seed, 0), (seed, 1), ...; this one is none of them.
+    return coin_noise(seed, 1 << 32, shape).to(device)
 
 
 def _ahead(work: Callable[[int], Tensor], count: int, group: int) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +15,11 @@ from torch import Tensor
 #: How many numbers are worked out at once, ahead of the denoiser's calls: each call empties the caches, and what is
 #: many small operations takes several times as long right after one.
 AHEAD = 1 << 19
+#: How many signs are kept for the next stream, 128 MiB: more than the 28 steps of an image of 512x512 have.
+KEPT = 1 << 25
+
+#: +1 and -1, ``(n,)`` each: for the shared rotation, and for every basis.
+Signs: TypeAlias = tuple[Tensor, list[Tensor]]
 
 
 class Codebook(ABC):
@@ -89,18 +95,23 @@ class StructuredCodebook(Codebook):
         self.shifts = [base * 0x9E3779B1 % length for base in range(self.bases)]
         # Steps that are drawn at once; an image has tens of them.
         self._group = min(8, max(1, AHEAD // length))
-        self._drawn: tuple[int, list[tuple[Tensor, list[Tensor]]]] | None = None
+        self._drawn: tuple[int, list[Signs]] | None = None
+        self._kept = _kept(seed, length, self.bases, device)
         # Kept from step to step: megabytes that are given back and asked for again cost as much as the transform.
         self._products = torch.empty(2, 0, device=device)
 
-    def _signs(self, step: int) -> tuple[Tensor, list[Tensor]]:
-        """+1 and -1, ``(n,)`` each: for the shared rotation, and for every basis."""
+    def _signs(self, step: int) -> Signs:
         group, place = divmod(step, self._group)
         if self._drawn is None or self._drawn[0] != group:
-            self._drawn = group, self._draw(range(group * self._group, (group + 1) * self._group))
+            signs = self._kept.get(group)
+            if signs is None:
+                signs = self._draw(range(group * self._group, (group + 1) * self._group))
+                if 3 * self.length * self._group * (len(self._kept) + 1) <= KEPT:
+                    self._kept[group] = signs
+            self._drawn = group, signs
         return self._drawn[1][place]
 
-    def _draw(self, steps: range) -> list[tuple[Tensor, list[Tensor]]]:
+    def _draw(self, steps: range) -> list[Signs]:
         words = -(-self.length // 64)
         raw = np.concatenate([np.random.Philox(key=[self.seed, step]).random_raw(2 * words) for step in steps])
         signs = _SIGNS_OF_BYTE.take(raw.astype("<u8").view(np.uint8), axis=0).reshape(len(steps), 2, -1)
@@ -119,8 +130,11 @@ class StructuredCodebook(Codebook):
         if self._products.shape[1] != count:
             self._products = torch.empty(2, count, device=self.device)
         signed = self._products[0].view(len(residuals), self.bases, self.length)
-        for basis, signs in enumerate(own):
-            torch.mul(spread, signs, out=signed[:, basis])
+        if self.device.type == "cpu":
+            for basis, signs in enumerate(own):
+                torch.mul(spread, signs, out=signed[:, basis])
+        else:
+            torch.mul(spread[:, None], torch.stack(own), out=signed)
         products = hadamard_transform(signed, self.factors, self._products)
         return products.flatten(1)[:, : self.size]
 
@@ -197,9 +211,17 @@ CODEBOOKS: dict[str, type[Codebook]] = {"structured": StructuredCodebook, "gauss
 _SIGNS_OF_BYTE = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 
 
+@lru_cache(maxsize=1)
+def _kept(seed: int, length: int, bases: int, device: torch.device) -> dict[int, list[Signs]]:
+    """By group of steps, the signs that structured codebooks have drawn, from the last one on that had others."""
+    return {}
+
+
 def hadamard_factors(block: int, device: torch.device) -> list[Tensor]:
     """What :func:`hadamard_transform` wants for runs of ``block`` numbers, a power of two."""
-    return [_hadamard(factor).to(device) for factor in _balanced_factors(block)]
+    # A GPU would rather multiply more than start one more operation.
+    largest = 32 if device.type == "cpu" else 256
+    return [_hadamard(factor).to(device) for factor in _balanced_factors(block, largest)]
 
 
 def hadamard_transform(values: Tensor, factors: list[Tensor], buffers: Tensor | None = None) -> Tensor:
@@ -210,12 +232,15 @@ def hadamard_transform(values: Tensor, factors: list[Tensor], buffers: Tensor | 
         factors: from :func:`hadamard_factors`.
         buffers: two rows of as many numbers as ``values``, which may lie in the first, to write to in turn.
     """
-    blocks = values.reshape(-1, math.prod(map(len, factors)))
-    for turn, factor in enumerate(factors, start=1):
+    sizes = [factor.shape[0] for factor in factors]
+    block = math.prod(sizes)
+    count = values.numel() // block
+    blocks = values
+    for turn, (factor, size) in enumerate(zip(factors, sizes, strict=True), start=1):
         # Transform the first factor's axis, and put it last: after all of them the order is back.
-        rows = blocks.view(len(blocks), len(factor), -1)
-        out = None if buffers is None else buffers[turn % 2].view(rows.mT.shape)
-        blocks = torch.bmm(rows.mT, factor.expand(len(rows), -1, -1), out=out)
+        columns = blocks.reshape(count, size, block // size).mT
+        out = None if buffers is None else buffers[turn % 2].view(columns.shape)
+        blocks = torch.bmm(columns, factor.expand(count, size, size), out=out)
     return blocks.reshape(values.shape)
 
 
@@ -227,7 +252,7 @@ def _hadamard(order: int) -> Tensor:
     return torch.from_numpy((1.0 - 2.0 * parity).astype(np.float32))
 
 
-def _balanced_factors(block: int, largest: int = 32) -> list[int]:
+def _balanced_factors(block: int, largest: int) -> list[int]:
     """Split a power of two into nearly equal powers of two of at most ``largest``."""
     exponent = block.bit_length() - 1
     parts = max(1, -(-exponent // (largest.bit_length() - 1)))
