@@ -22,7 +22,7 @@ from robustkit.quality import measure
 GOLDEN = Path(__file__).parents[1] / "golden"
 RCC_CODECS = ("robust-turbo-ddcm", "turbo-ddcm", "ddcm", "diffc", "psc")
 #: Codecs whose golden files were recorded on a GPU too.
-RECORDED = ("robust-turbo-ddcm", "turbo-ddcm", "psc")
+RECORDED = RCC_CODECS
 #: How far apart, in grey levels, CPU and GPU may decode one stream: at worst, and on average over an image.
 ACROSS = {"psc": (58, 0.35)}
 ACROSS_USUALLY = (2, 0.05)
