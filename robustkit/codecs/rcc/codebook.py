@@ -160,9 +160,13 @@ class StructuredCodebook(Codebook):
             order = chosen.argsort(kind="stable")
             rising = chosen[order]
             block, row = np.divmod(rising % self.length, self.block)
-            left = np.zeros((len(rising), self.length // self.block, len(left_rows)), dtype=np.float32)
-            left[np.arange(len(rising)), block] = left_rows[row // len(right_rows)] * weights[order, None]
-            columns = torch.from_numpy(left.reshape(len(rising), -1).T)
+            left = left_rows[row // len(right_rows)]
+            left *= weights[order, None]
+            if self.block < self.length:
+                placed = np.zeros((len(rising), self.length // self.block, len(left_rows)), dtype=np.float32)
+                placed[np.arange(len(rising)), block] = left
+                left = placed.reshape(len(rising), -1)
+            columns = torch.from_numpy(left.T)
             right = torch.from_numpy(right_rows[row % len(right_rows)])
             for signs, (first, stop) in zip(own, itertools.pairwise(rising.searchsorted(starts).tolist()), strict=True):
                 if first < stop:

@@ -192,8 +192,8 @@ class SectionIndices(IndependentIndices):
     def choose(self, products: Tensor) -> tuple[Tensor, Tensor]:
         sections = products.reshape(-1, self.size)
         best = _largest_by_runs(sections) if products.device.type == "cpu" else sections.abs().argmax(dim=1)
-        best = best.view(len(products), self.count)
-        indices = best + self.size * torch.arange(self.count, device=best.device)
+        starts = self.size * torch.arange(self.count, device=best.device)
+        indices = best.view(-1, self.count) + starts
         return indices, _signs_of(products, indices)
 
     def _mean_product(self) -> float:
@@ -268,9 +268,11 @@ def _mean_largest(size: int) -> float:
 def _largest_by_runs(values: Tensor) -> Tensor:
     """Where each row's largest absolute value is: int64 ``(b,)``, on a CPU, which finds values faster than places."""
     runs = values.view(len(values), -1, min(values.shape[1], RUN))
-    run = torch.maximum(runs.amax(dim=2), -runs.amin(dim=2)).argmax(dim=1)
-    place = runs[torch.arange(len(runs)), run].abs().argmax(dim=1)
-    return run * runs.shape[2] + place
+    # What is small goes through NumPy: torch's operations take several times as long to start.
+    largest, least = runs.amax(dim=2).numpy(), runs.amin(dim=2).numpy()
+    run = np.maximum(largest, -least).argmax(axis=1)
+    place = np.abs(runs.numpy()[np.arange(len(runs)), run]).argmax(axis=1)
+    return torch.from_numpy(run * runs.shape[2] + place)
 
 
 def _signs_of(products: Tensor, indices: Tensor) -> Tensor:
