@@ -98,7 +98,7 @@ class StructuredCodebook(Codebook):
         self._drawn: tuple[int, list[Signs]] | None = None
         self._kept = _kept(seed, length, self.bases, device)
         # Kept from step to step: megabytes that are given back and asked for again cost as much as the transform.
-        self._products = torch.empty(2, 0, device=device)
+        self._products, self._scratch = torch.empty(0), torch.empty(0)
 
     def _signs(self, step: int) -> Signs:
         group, place = divmod(step, self._group)
@@ -126,17 +126,26 @@ class StructuredCodebook(Codebook):
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
         shared, own = self._signs(step)
         spread = _interleave(self._transform(residuals * shared), -1, self.block)
-        count = len(residuals) * self.bases * self.length
-        if self._products.shape[1] != count:
-            self._products = torch.empty(2, count, device=self.device)
-        signed = self._products[0].view(len(residuals), self.bases, self.length)
-        if self.device.type == "cpu":
-            for basis, signs in enumerate(own):
-                torch.mul(spread, signs, out=signed[:, basis])
+        if self.device.type != "cpu":
+            products = hadamard_transform(spread[:, None] * torch.stack(own), self.factors)
         else:
-            torch.mul(spread[:, None], torch.stack(own), out=signed)
-        products = hadamard_transform(signed, self.factors, self._products)
+            products = self._products_on_a_cpu(spread, own)
         return products.flatten(1)[:, : self.size]
+
+    def _products_on_a_cpu(self, spread: Tensor, own: list[Tensor]) -> Tensor:
+        """A few bases at a time, as many as the caches hold."""
+        few = max(1, AHEAD // self.length)
+        if len(self._products) != len(spread):
+            self._products = torch.empty(len(spread), self.bases, self.length)
+            self._scratch = torch.empty(2, few * self.length)
+        for numbers, products in zip(spread, self._products, strict=True):
+            for first in range(0, self.bases, few):
+                out = products[first : first + few]
+                signed = self._scratch[1, : out.numel()].view(out.shape)
+                for row, signs in zip(signed, own[first : first + few], strict=True):
+                    torch.mul(numbers, signs, out=row)
+                hadamard_transform(signed, self.factors, out, self._scratch)
+        return self._products
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
         shared, own = self._signs(step)
@@ -228,24 +237,29 @@ def hadamard_factors(block: int, device: torch.device) -> list[Tensor]:
     return [_hadamard(factor).to(device) for factor in _balanced_factors(block, largest)]
 
 
-def hadamard_transform(values: Tensor, factors: list[Tensor], buffers: Tensor | None = None) -> Tensor:
+def hadamard_transform(
+    values: Tensor, factors: list[Tensor], out: Tensor | None = None, scratch: Tensor | None = None
+) -> Tensor:
     """Hadamard transform, unnormalised, of each run of numbers in the last dimension as long as ``factors`` say.
 
     Args:
         values: of any shape.
         factors: from :func:`hadamard_factors`.
-        buffers: two rows of as many numbers as ``values``, which may lie in the first, to write to in turn.
+        out: where to, of as many numbers, contiguous.
+        scratch: two rows of at least as many numbers, of which ``values`` may lie in the second.
     """
     sizes = [factor.shape[0] for factor in factors]
-    block = math.prod(sizes)
-    count = values.numel() // block
-    blocks = values
-    for turn, (factor, size) in enumerate(zip(factors, sizes, strict=True), start=1):
-        # Transform the first factor's axis, and put it last: after all of them the order is back.
-        columns = blocks.reshape(count, size, block // size).mT
-        out = None if buffers is None else buffers[turn % 2].view(columns.shape)
-        blocks = torch.bmm(columns, factor.expand(count, size, size), out=out)
-    return blocks.reshape(values.shape)
+    blocks, before, after = values, values.numel() // math.prod(sizes), math.prod(sizes)
+    # Along one axis of a block after the other.
+    for turn, (factor, size) in enumerate(zip(factors[:-1], sizes[:-1], strict=True)):
+        after //= size
+        shape = (before, size, after)
+        target = None if scratch is None else scratch[turn % 2, : values.numel()].view(shape)
+        blocks = torch.bmm(factor.expand(before, size, size), blocks.reshape(shape), out=target)
+        before *= size
+    rows = (before, sizes[-1])
+    last = torch.mm(blocks.reshape(rows), factors[-1], out=None if out is None else out.view(rows))
+    return last.view(values.shape)
 
 
 @lru_cache
@@ -260,4 +274,4 @@ def _balanced_factors(block: int, largest: int) -> list[int]:
     """Split a power of two into nearly equal powers of two of at most ``largest``."""
     exponent = block.bit_length() - 1
     parts = max(1, -(-exponent // (largest.bit_length() - 1)))
-    return [1 << (exponent // parts + (part < exponent % parts)) for part in range(parts)]
+    return [1 << (exponent // parts + (part >= parts - exponent % parts)) for part in range(parts)]
