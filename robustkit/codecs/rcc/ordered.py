@@ -76,7 +76,7 @@ def _posterior(protocol: BitProtocol, words: Integers) -> tuple[Integers, Floats
     before = np.ones((length, chains, cells))  # that the words so far rise to a cell at most
     reached = np.empty(candidates.shape)
     for place in range(length):
-        reached[place] = chances * before[place].ravel()[places[place]]
+        np.multiply(chances, before[place].take(places[place]), out=reached[place])
         if place + 1 < length:
             ends = _sums(places[place], reached[place], cells) + lost * before[place]
             np.cumsum(ends, axis=1, out=before[place + 1])
@@ -84,7 +84,7 @@ def _posterior(protocol: BitProtocol, words: Integers) -> tuple[Integers, Floats
     after = np.ones((chains, cells))  # that the words to come rise from a cell at least
     best, weights = np.empty(words.shape, dtype=np.int64), np.empty(words.shape)
     for place in reversed(range(length)):
-        following = after.ravel()[places[place]]
+        following = after.take(places[place])
         joint = reached[place] * following
         total = joint.sum(axis=1) + lost * np.einsum("ij,ij->i", before[place], after)
         best[:, place] = joint.argmax(axis=1)
