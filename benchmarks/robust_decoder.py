@@ -1,4 +1,4 @@
-"""What the order-aware decoder wins back: loss on photographs, atoms repaired, cost, against the plain decoder.
+"""What the order-aware decoder wins back: loss on photographs, atoms repaired, against the plain decoder.
 
 Run it with ``python benchmarks/robust_decoder.py``. Both decoders get the same damaged streams, so that their
 difference is measured far more closely than either loss.
@@ -7,7 +7,6 @@ difference is measured far more closely than either loss.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 
 import click
@@ -33,7 +32,6 @@ NO_LOSS_AT = CHANNELS[:2]
 ROUNDING = 0.005
 #: A burst hits one step or two, and much depends on which: more trials.
 BURST, BAR_BURST, BURST_TRIALS = "burst(length=64)", 0.5, 4
-BAR_COST = 0.02
 #: Steps of random atoms, K and M of a step, and bit error rates that the orders are compared by.
 STEPS, SIZES, RATES = 100, ((1 << 18, 50), (1 << 14, 80)), (1e-3, 1e-2, 2e-2)
 
@@ -83,22 +81,6 @@ class Comparison:
 
     def _read(self, stream: bytes) -> tuple[Integers, Integers]:
         return _payload(self.codecs["plain"]._parse(stream)[0]).read(stream[HEADER_BYTES:])
-
-    def cost(self) -> float:
-        """Time of the repair over that of a plain decode, for a stream whose every step is hit."""
-        image, stream = next(iter(self.streams.items()))
-        noise = channels.parse("bsc(ber=0.02)")
-        damaged = noise.sample(8 * len(stream), channels.generator("cost", image, noise.name, 0)).apply(stream)
-        protocol, read = self._protocol(stream), self._read(damaged)
-        repairs, decodes = [], []
-        for _ in range(5):
-            start = time.perf_counter()
-            ordered.believe(protocol, *read)
-            repairs.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            self.codecs["plain"].decode(damaged)
-            decodes.append(time.perf_counter() - start)
-        return float(np.median(repairs) / np.median(decodes))
 
 
 def fates(
@@ -198,9 +180,6 @@ def main(trials: int, crop: int, shares: tuple[float, ...], interleave: bool, ch
                     told(atoms),
                     *bar,
                 )
-            cost = comparison.cost()
-            cells = ("repair, of a decode", "", f"{cost:.1%}", "", "", "", "")
-            table.add_row(*cells, *judged(f"under {BAR_COST:.0%}", cost < BAR_COST))
         console.print(table)
     if missed:
         raise SystemExit(1)
