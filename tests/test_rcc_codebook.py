@@ -72,6 +72,17 @@ def test_few_rows_add_up_to_the_same_bits_as_transforms(size: int, length: int) 
     assert torch.equal(few, codebook._rows(indices, signs, own))
 
 
+@pytest.mark.parametrize("cached", [1, 2 * 768, 3 * 768])
+def test_products_are_the_same_however_many_bases_are_transformed_together(
+    cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    residuals = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
+    together = StructuredCodebook(5 * 768 - 100, 768, 5, CPU).inner_products(3, residuals)
+    monkeypatch.setattr(codebook_module, "CACHED", cached)
+    in_turns = StructuredCodebook(5 * 768 - 100, 768, 5, CPU).inner_products(3, residuals)
+    assert torch.allclose(in_turns, together, atol=1e-3)
+
+
 @pytest.mark.parametrize(("room", "drawn_again"), [(1 << 25, 0), (3 * 768 * 8 * 2, 2), (0, 4)])
 def test_signs_are_kept_for_the_next_codebook_while_there_is_room(
     room: int, drawn_again: int, monkeypatch: pytest.MonkeyPatch

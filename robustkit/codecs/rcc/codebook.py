@@ -15,6 +15,8 @@ from torch import Tensor
 #: How many numbers are worked out at once, ahead of the denoiser's calls: each call empties the caches, and what is
 #: many small operations takes several times as long right after one.
 AHEAD = 1 << 19
+#: How many numbers a CPU transforms at a time: they and what becomes of them fit its cores' caches.
+CACHED = 1 << 19
 #: How many signs are kept for the next stream, 128 MiB: more than the 28 steps of an image of 512x512 have.
 KEPT = 1 << 25
 
@@ -134,7 +136,7 @@ class StructuredCodebook(Codebook):
 
     def _products_on_a_cpu(self, spread: Tensor, own: list[Tensor]) -> Tensor:
         """A few bases at a time, as many as the caches hold."""
-        few = max(1, AHEAD // self.length)
+        few = max(1, CACHED // self.length)
         if len(self._products) != len(spread):
             self._products = torch.empty(len(spread), self.bases, self.length)
             self._scratch = torch.empty(2, few * self.length)
