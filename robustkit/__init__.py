@@ -4,6 +4,7 @@ Importing this package imports neither torch nor any codec.
 """
 
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout, Region
+from robustkit.errors import RobustkitError
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.profile import Profile, ProfileError, Promise
@@ -37,6 +38,7 @@ __all__ = [
     "Promise",
     "Region",
     "Registry",
+    "RobustkitError",
     "UnknownCodec",
     "__version__",
     "load_codec",

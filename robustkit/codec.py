@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.errors import RobustkitError
 from robustkit.outcome import Outcome
 from robustkit.profile import Profile
 
@@ -17,11 +18,11 @@ from robustkit.profile import Profile
 Image = npt.NDArray[np.uint8]
 
 
-class DecodeError(ValueError):
+class DecodeError(RobustkitError, ValueError):
     """A codec refuses a bitstream: the one exception that :meth:`Codec.decode` may raise."""
 
 
-class DecoderFailed(Exception):
+class DecoderFailed(RobustkitError):
     """A codec that runs a decoder elsewhere, in a process of its own, saw it fail: ``outcome`` says how.
 
     Not a refusal. Raise :class:`DecodeError` for those.
@@ -32,7 +33,7 @@ class DecoderFailed(Exception):
         self.outcome = outcome
 
 
-class EncodeError(ValueError):
+class EncodeError(RobustkitError, ValueError):
     """A codec refuses an image: the one exception that :meth:`Codec.encode` may raise."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from robustkit.errors import RobustkitError
 from robustkit.profile import Profile, ProfileError
 
 #: Types of image that a command may read or write.
@@ -20,7 +21,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])iB")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
-class CodecFileError(ValueError):
+class CodecFileError(RobustkitError, ValueError):
     """A codec file that can't be used; the message names the file, the key, and what is allowed."""
 
 

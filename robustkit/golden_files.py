@@ -22,6 +22,7 @@ import numpy as np
 
 from robustkit import channels
 from robustkit.codec import Image, Layout
+from robustkit.errors import RobustkitError
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 
@@ -37,7 +38,7 @@ FACTOR = 2.0
 FLOOR = (2.0, 0.05)
 
 
-class GoldenError(ValueError):
+class GoldenError(RobustkitError, ValueError):
     """A golden folder that can't be read; the message names the file, what is wrong, and the way out."""
 
 

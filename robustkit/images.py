@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from robustkit.codec import Image
+from robustkit.errors import RobustkitError
 
 #: The colour photographs in scikit-image's wheel, by name.
 PHOTOGRAPHS = {
@@ -29,7 +30,7 @@ PHOTOGRAPHS = {
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
 
-class ImageError(ValueError):
+class ImageError(RobustkitError, ValueError):
     """An image, or a folder of them, that can't be used; the message says why and what to do."""
 
 

@@ -10,8 +10,10 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from robustkit.errors import RobustkitError
 
-class ProfileError(ValueError):
+
+class ProfileError(RobustkitError, ValueError):
     """A profile that can't be read; the message names the key, its value, and what is allowed."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ImageFile
 
 from robustkit.codec import Image
+from robustkit.errors import RobustkitError
 
 #: dB given to identical images, and the most that any pair gets.
 PSNR_CAP = 100.0
@@ -23,14 +24,14 @@ PSNR_CAP = 100.0
 _NOT_OF_ONE_PAIR = frozenset({"fid", "sfid", "fid_dinov2", "inception_score", "clipscore"})
 
 
-class UnknownMetric(KeyError):
+class UnknownMetric(RobustkitError, KeyError):
     """No metric has that name; the message lists the nearest."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
-class MetricUnavailable(RuntimeError):
+class MetricUnavailable(RobustkitError, RuntimeError):
     """A metric that can't run here; the message names what is missing and how to get it."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, overload
 
 from robustkit.codec import Codec, adapt
 from robustkit.codec_file import CodecFileError, read
+from robustkit.errors import RobustkitError
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
@@ -24,15 +25,15 @@ _PROTECTED = re.compile(r"(?P<codec>.+)\+rs\((?P<n>\d+), ?(?P<k>\d+)\)(?:\+inter
 CodecClass = TypeVar("CodecClass", bound=type[Any])
 
 
-class UnknownCodec(LookupError):
+class UnknownCodec(RobustkitError, LookupError):
     """No codec has that name; the message lists the nearest."""
 
 
-class DuplicateCodec(ValueError):
+class DuplicateCodec(RobustkitError, ValueError):
     """Two codecs want one name."""
 
 
-class CodecUnavailable(RuntimeError):
+class CodecUnavailable(RobustkitError, RuntimeError):
     """A codec that can't run here; the message says what to install."""
 
 

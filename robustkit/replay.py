@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.codec import Image
+from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Limits
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
@@ -28,7 +29,7 @@ VERSION = 1
 SUFFIX = ".replay.json"
 
 
-class ReplayError(ValueError):
+class ReplayError(RobustkitError, ValueError):
     """A replay file that can't be read; the message names the file, the key, and what is wrong with it."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from robustkit import channels, quality
 from robustkit.codec import EncodeError, Image, Layout
+from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Decoded, Limits
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
@@ -152,7 +153,7 @@ class SearchResult:
         return sum(self.outcomes.values())
 
 
-class CleanRoundTripFailed(RuntimeError):
+class CleanRoundTripFailed(RobustkitError, RuntimeError):
     """An image could not be encoded, or its clean stream not decoded; the message names it and says why.
 
     Attributes:

@@ -18,6 +18,7 @@ from typing import Any
 
 import robustkit
 from robustkit.codec import Image
+from robustkit.errors import RobustkitError
 from robustkit.isolation import wire
 from robustkit.isolation.child import LOST_CONNECTION
 from robustkit.isolation.limits import Limits, kernel_kills, peak_bytes, resident, says_out_of_memory
@@ -42,7 +43,7 @@ _KEPT_MEMORY_FILE = 64 * 2**20
 _LAST_WORDS = 1.0
 
 
-class WorkerError(RuntimeError):
+class WorkerError(RobustkitError, RuntimeError):
     """A codec failed where nothing but success or a refusal is allowed, or a worker can't be used at all."""
 
 

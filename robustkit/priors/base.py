@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robustkit.errors import RobustkitError
 
-class PriorError(ValueError):
+
+class PriorError(RobustkitError, ValueError):
     """A prior that can't be loaded; the message says which, why, and what would load."""
 
 

@@ -24,7 +24,7 @@ from robustkit.registry import Target
 QUICK = Limits(seconds=1.5, memory=256 * 2**20, start_seconds=30)
 PATIENT = Limits(seconds=30, memory=256 * 2**20, start_seconds=30)
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def spec(codec: type, **settings: object) -> CodecSpec:
@@ -474,7 +474,7 @@ def test_no_process_outlives_its_parent(number: signal.Signals, call: str, tmp_p
     """Even one that loops in C with the interpreter's lock held."""
     script = tmp_path / "parent.py"
     code = PARENT.format(
-        tests=str(Path(__file__).parent), codec="LoopsInC", directory=str(tmp_path / "streams"), call=call
+        tests=str(ROOT / "tests" / "quality"), codec="LoopsInC", directory=str(tmp_path / "streams"), call=call
     )
     script.write_text(textwrap.dedent(code))
     with subprocess.Popen(
@@ -549,7 +549,7 @@ def test_it_works_under_xdist(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         textwrap.dedent(f"""
             import sys
-            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            sys.path.insert(0, {str(ROOT / "tests" / "quality")!r})
             import hostile, os, pytest
             from robustkit import CodecSpec, Outcome
             from robustkit.isolation import CodecWorkers, Limits

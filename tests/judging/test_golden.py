@@ -313,7 +313,7 @@ def test_a_codec_of_ones_own_needs_a_folder_to_record_in(suite):
 
 
 def test_other_settings_are_not_compared(suite):
-    repository = Path(__file__).parent.parent / "golden"
+    repository = Path(__file__).parents[2] / "golden"
     result = suite(
         "--codec", "jpeg", "--set", "subsampling=4:4:4", "--crop=256", "--golden-dir", str(repository), "-rs"
     )

@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-CONFORMANCE = Path(__file__).parent.parent / "conformance"
+CONFORMANCE = Path(__file__).parents[2] / "conformance"
 
 #: A codec of block means with a header that has a check sum, and one flaw in each of its subclasses.
 CODECS = dedent(

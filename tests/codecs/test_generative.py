@@ -18,7 +18,7 @@ from robustkit.codecs.frame import Frame
 from robustkit.images import photographs
 from robustkit.isolation import CodecWorkers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STANDINS = Path(__file__).parent / "standins"
 NAMES = ("cdc", "hific", "ms-illm", "perco", "psc-official", "stablecodec")
 #: cdc's imports take seconds in each process.

@@ -13,7 +13,7 @@ from robustkit import channels, registry
 from robustkit.images import photographs
 from robustkit.isolation import CodecWorkers
 
-CONFORMANCE = str(Path(__file__).parent.parent / "conformance")
+CONFORMANCE = str(Path(__file__).parents[2] / "conformance")
 CLASSICAL = ("avif", "bpg", "heic", "jpeg", "jpeg-restart", "jpeg-xl", "jpeg2000", "png", "webp")
 #: PNG and JPEG XL refuse nearly all damaged streams, which leaves no loss to tighten.
 LOSING = (*(name for name in CLASSICAL if name not in ("png", "jpeg-xl")), "hyperprior-small-hardened")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GOLDEN = "golden_reconstructions"
 #: Golden files are of the default settings; everything else shows with fewer noise levels, too.
 FEWER = "T=12"
@@ -29,7 +29,7 @@ p5_drop = 4.0
 
 @pytest.fixture(autouse=True)
 def _mutants_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "quality"))
 
 
 def examine(pytester: pytest.Pytester, codec: str, claims: str, *, trials: int) -> pytest.RunResult:

@@ -1,4 +1,4 @@
-"""What only a machine with an NVIDIA GPU can show: ``pytest tests/test_cuda.py -m "slow or not slow" -s``.
+"""What only a machine with an NVIDIA GPU can show: ``pytest tests/codecs/rcc/test_cuda.py -m "slow or not slow" -s``.
 
 Golden reconstructions are the suite's: ``pytest conformance --codec NAME --device cuda``.
 """
@@ -19,7 +19,7 @@ from robustkit.codecs.rcc.codebook import CODEBOOKS
 from robustkit.golden_files import distance, folder, read
 from robustkit.quality import measure
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 RCC_CODECS = ("robust-turbo-ddcm", "turbo-ddcm", "ddcm", "diffc", "psc")
 #: How far apart, in grey levels, CPU and GPU may decode one stream: at worst, and on average over an image.
 ACROSS = {"psc": (58, 0.35)}

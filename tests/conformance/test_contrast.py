@@ -10,7 +10,7 @@ import pytest
 from robustkit.codecs.jpeg import Jpeg
 from robustkit.codecs.rcc.turbo import RobustTurboDDCM
 
-CONFORMANCE = str(Path(__file__).parent.parent / "conformance")
+CONFORMANCE = str(Path(__file__).parents[2] / "conformance")
 DAMAGE = "clean or degrades or corrupted"
 
 

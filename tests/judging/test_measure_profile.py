@@ -18,7 +18,7 @@ import pytest
 from robustkit import Outcome, Profile
 from robustkit.statistics import Verdict, judge, judge_share
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "measure_profile.py"
 IMAGES = ("astronaut", "chelsea", "coffee", "ihc", "motorcycle", "rocket")
 BSC = "bsc(ber=0.001)"
@@ -143,7 +143,7 @@ def test_limits_are_rounded_up_to_two_digits(script: ModuleType, value: float, r
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "quality")}
     folder = tmp_path_factory.mktemp("profile")
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

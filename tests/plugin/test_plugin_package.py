@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site-packages")
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *offline, "--target", folder, ROOT / "tests" / "plugin_package"],
+        [sys.executable, "-m", "pip", "install", *offline, "--target", folder, ROOT / "tests" / "plugin" / "plugin_package"],
         check=True,
         timeout=300,
     )
