@@ -23,6 +23,7 @@ import numpy as np
 from robustkit import channels
 from robustkit.codec import Image, Layout
 from robustkit.errors import RobustkitError
+from robustkit.isolation import Decoded
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 
@@ -43,9 +44,9 @@ class GoldenError(RobustkitError, ValueError):
 
 
 class Decode(Protocol):
-    """Decode streams of one shape: an image, or the outcome that came in its place."""
+    """Decode streams of one shape."""
 
-    def __call__(self, bitstreams: Sequence[bytes], *, shape: tuple[int, int]) -> Sequence[Image | Outcome]: ...
+    def __call__(self, bitstreams: Sequence[bytes], *, shape: tuple[int, int]) -> Sequence[Decoded]: ...
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,14 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Coder:
     """The codec as this module needs it: everything runs elsewhere, in worker processes.
 
     Attributes:
         codec, device, settings, facts: as in :class:`Manifest`.
         encode: an image to its bitstream.
         layout: a bitstream to its regions.
-        decode: streams of one shape to images or outcomes.
+        decode: streams of one shape to what becomes of them.
         repeats: other ways to decode the same streams (in a batch, in a fresh process, ...), used to calibrate.
     """
 
@@ -193,7 +194,7 @@ def read(path: Path) -> Manifest:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GoldenError(f"{file} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise GoldenError(f"{file} can't be read: {error}") from error
     if not isinstance(data, dict) or data.get("version") != VERSION:
         raise GoldenError(f"{file} is not a golden manifest of version {VERSION}: record it anew")
@@ -214,7 +215,7 @@ def read(path: Path) -> Manifest:
             tolerance=Tolerance(float(data["tolerance"]["maximum"]), float(data["tolerance"]["mean"])),
             photographs=photographs,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GoldenError(f"{file} is damaged ({type(error).__name__}: {error}): record it anew") from error
 
 
@@ -223,7 +224,7 @@ def orphans(path: Path, manifest: Manifest) -> list[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file() and f.relative_to(path).as_posix() not in manifest.files())
 
 
-def compare(path: Path, manifest: Manifest, subject: Subject, photographs: Mapping[str, Image]) -> list[Mismatch]:
+def compare(path: Path, manifest: Manifest, coder: Coder, photographs: Mapping[str, Image]) -> list[Mismatch]:
     """Encode and decode anew, and say what differs from the golden files; empty if nothing does.
 
     On the device class that they were recorded on, the bitstreams must be the same to the bit; elsewhere of the same
@@ -232,8 +233,8 @@ def compare(path: Path, manifest: Manifest, subject: Subject, photographs: Mappi
     those of the *golden* bitstreams, so that an encoder that strays doesn't hide what the decoder does.
     """
     found: list[Mismatch] = []
-    exact = same_device_class(manifest, subject)
-    one_length = "device" in {**manifest.facts, **subject.facts}
+    exact = same_device_class(manifest, coder)
+    one_length = "device" in {**manifest.facts, **coder.facts}
     known = {p.name for p in manifest.photographs}
     for name in sorted(photographs.keys() - known):
         found.append(Mismatch(MANIFEST, "has no golden files", name))
@@ -247,21 +248,21 @@ def compare(path: Path, manifest: Manifest, subject: Subject, photographs: Mappi
         except OSError as error:
             found.append(Mismatch(golden.bitstream, f"can't be read: {error.strerror}", golden.name))
             continue
-        actual_stream = subject.encode(original)
+        actual_stream = coder.encode(original)
         if actual_stream != bitstream and (exact or (one_length and len(actual_stream) != len(bitstream))):
-            found.append(Mismatch(golden.bitstream, _first_difference(bitstream, actual_stream, subject), golden.name))
-        found += _compare_pixels(path, manifest, golden, bitstream, original, subject)
+            found.append(Mismatch(golden.bitstream, _first_difference(bitstream, actual_stream, coder), golden.name))
+        found += _compare_pixels(path, manifest, golden, bitstream, original, coder)
     return found
 
 
-def same_device_class(manifest: Manifest, subject: Subject) -> bool:
+def same_device_class(manifest: Manifest, coder: Coder) -> bool:
     """Whether the codec says that it computes as it did when recorded.
 
     Its fact "device" decides, or where it has none all but its settings: the versions of its native libraries.
     """
-    if "device" in manifest.facts or "device" in subject.facts:
-        return manifest.facts.get("device") == subject.facts.get("device")
-    before, now = ({k: v for k, v in facts.items() if k != "settings"} for facts in (manifest.facts, subject.facts))
+    if "device" in manifest.facts or "device" in coder.facts:
+        return manifest.facts.get("device") == coder.facts.get("device")
+    before, now = ({k: v for k, v in facts.items() if k != "settings"} for facts in (manifest.facts, coder.facts))
     return before == now
 
 
@@ -271,7 +272,7 @@ def _compare_pixels(
     golden: Photograph,
     bitstream: bytes,
     original: Image,
-    subject: Subject,
+    coder: Coder,
 ) -> Iterator[Mismatch]:
     usable: list[tuple[Reconstruction, bytes]] = []
     for reconstruction in golden.reconstructions:
@@ -284,11 +285,12 @@ def _compare_pixels(
                 golden.name,
             )
     shape = (original.shape[0], original.shape[1])
-    decoded = subject.decode([stream for _, stream in usable], shape=shape)
+    decoded = coder.decode([stream for _, stream in usable], shape=shape)
     for (reconstruction, _), actual in zip(usable, decoded, strict=True):
         name = reconstruction.file or golden.bitstream
-        if isinstance(actual, Outcome) or reconstruction.file is None:
-            now = actual.value if isinstance(actual, Outcome) else "an image"
+        image = actual.image
+        if image is None or reconstruction.file is None:
+            now = "an image" if actual.outcome is None else actual.outcome.value
             if now != reconstruction.outcome:
                 yield Mismatch(
                     name,
@@ -296,23 +298,23 @@ def _compare_pixels(
                     golden.name,
                     reconstruction,
                     None if reconstruction.file is None else _expected(path / reconstruction.file),
-                    None if isinstance(actual, Outcome) else actual,
+                    image,
                 )
             continue
         expected = _expected(path / reconstruction.file)
         if expected is None:
-            yield Mismatch(name, "is missing or not a PNG", golden.name, reconstruction, None, actual)
-        elif expected.shape != actual.shape:
+            yield Mismatch(name, "is missing or not a PNG", golden.name, reconstruction, None, image)
+        elif expected.shape != image.shape:
             yield Mismatch(
                 name,
-                f"is {_size(expected)}, the decode {_size(actual)}",
+                f"is {_size(expected)}, the decode {_size(image)}",
                 golden.name,
                 reconstruction,
                 expected,
-                actual,
+                image,
             )
-        elif not manifest.tolerance.admits(expected, actual):
-            maximum, mean = distance(expected, actual)
+        elif not manifest.tolerance.admits(expected, image):
+            maximum, mean = distance(expected, image)
             allowed = manifest.tolerance
             yield Mismatch(
                 name,
@@ -321,11 +323,11 @@ def _compare_pixels(
                 golden.name,
                 reconstruction,
                 expected,
-                actual,
+                image,
             )
 
 
-def record(path: Path, subject: Subject, photographs: Mapping[str, Image]) -> Manifest:
+def record(path: Path, coder: Coder, photographs: Mapping[str, Image]) -> Manifest:
     """Write the golden files anew; files of the manifest that stood there before, and no others, are removed.
 
     Raises:
@@ -335,36 +337,32 @@ def record(path: Path, subject: Subject, photographs: Mapping[str, Image]) -> Ma
     entries: list[Photograph] = []
     strays: list[tuple[float, float]] = [(0.0, 0.0)]
     for name, original in photographs.items():
-        bitstream = subject.encode(original)
-        layout = subject.layout(bitstream)
+        bitstream = coder.encode(original)
+        layout = coder.layout(bitstream)
         patterns: dict[str, ErrorPattern] = {"clean": ErrorPattern(8 * len(bitstream))}
         for channel in CHANNELS:
-            rng = channels.generator(subject.codec, name, channel, 0)
-            patterns[channel] = channels.parse(channel).sample(8 * len(bitstream), rng, layout)
+            drawn = channels.parse(channel).draw(8 * len(bitstream), layout, codec=coder.codec, image=name, trial=0)
+            patterns[channel] = drawn
         streams = [pattern.apply(bitstream) for pattern in patterns.values()]
         shape = (original.shape[0], original.shape[1])
-        decoded = subject.decode(streams, shape=shape)
-        for repeat in subject.repeats:
+        decoded = coder.decode(streams, shape=shape)
+        for repeat in coder.repeats:
             for first, again in zip(decoded, repeat(streams, shape=shape), strict=True):
-                if isinstance(first, Outcome) or isinstance(again, Outcome):
-                    if first is not again:
+                if first.image is None or again.image is None:
+                    if first.outcome is not again.outcome:
                         raise GoldenError(f"photograph {name}: one stream decodes to different outcomes on repeats")
                     continue
-                strays.append(distance(first, again))
+                strays.append(distance(first.image, again.image))
         written[f"{name}.bin"] = bitstream
         reconstructions = []
         for (title, pattern), actual in zip(patterns.items(), decoded, strict=True):
             file = None
-            if isinstance(actual, Outcome):
-                if actual.failure or title == "clean":
-                    raise GoldenError(f"photograph {name}, {title}: the decode was {actual}; mend the codec first")
-                outcome = actual
-            else:
+            outcome = actual.judged(decoded[0].image)
+            if outcome.failure or (title == "clean" and actual.image is None):
+                raise GoldenError(f"photograph {name}, {title}: the decode was {outcome}; mend the codec first")
+            if actual.image is not None:
                 file = f"{name}.{re.sub(r'[^a-z0-9.]+', '-', title).strip('-')}.png"
-                written[file] = png(actual)
-                clean = decoded[0]
-                same = not isinstance(clean, Outcome) and np.array_equal(clean, actual)
-                outcome = Outcome.INTACT if same else Outcome.DEGRADED
+                written[file] = png(actual.image)
             reconstructions.append(
                 Reconstruction(
                     title,
@@ -379,9 +377,7 @@ def record(path: Path, subject: Subject, photographs: Mapping[str, Image]) -> Ma
     tolerance = Tolerance(
         max(FLOOR[0], FACTOR * max(s[0] for s in strays)), max(FLOOR[1], FACTOR * max(s[1] for s in strays))
     )
-    manifest = Manifest(
-        subject.codec, subject.device, dict(subject.settings), dict(subject.facts), tolerance, tuple(entries)
-    )
+    manifest = Manifest(coder.codec, coder.device, dict(coder.settings), dict(coder.facts), tolerance, tuple(entries))
     _write(path, manifest, written)
     return manifest
 
@@ -471,12 +467,12 @@ def _expected(file: Path) -> Image | None:
         return None
 
 
-def _first_difference(expected: bytes, actual: bytes, subject: Subject) -> str:
+def _first_difference(expected: bytes, actual: bytes, coder: Coder) -> str:
     if len(expected) != len(actual):
         return f"is {len(expected)} bytes, the encoder now writes {len(actual)}"
     bits = np.unpackbits(np.frombuffer(expected, np.uint8) ^ np.frombuffer(actual, np.uint8))
     first = int(np.flatnonzero(bits)[0])
-    region = subject.layout(expected).at(first)
+    region = coder.layout(expected).at(first)
     return f"differs from what the encoder now writes in {int(bits.sum())} bits, first bit {first}" + (
         f" ({region.name})" if region else ""
     )

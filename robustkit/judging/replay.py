@@ -6,7 +6,6 @@ replay file is as trustworthy as the code it leads to.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -18,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.codec import Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Limits
+from robustkit.judging.finding import ClaimError, check_claim
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.registry import CodecSpec, Target
@@ -43,12 +42,11 @@ class Replay:
         outcome: what happened.
         message: what the worker said.
         shape: expected height and width; ``None`` where any size is right.
-        clean: SHA-256 of the clean decode, by :func:`fingerprint`; ``None`` where there was none. It tells intact
-            from degraded.
+        clean: SHA-256 of the clean decode, by :func:`robustkit.isolation.fingerprint`; ``None`` where there was none.
         limits: time and memory of the decode.
         pattern: the damage; ``None`` for bytes that are no stream of the codec's.
         regions: the damage in words, line by line, as ``robustkit.minimise.describe`` gives it.
-        claim: which claim it disproves.
+        claim: id of the claim that it disproves; empty for none.
         sys_path: folders that the codec's module was imported from.
     """
 
@@ -78,12 +76,6 @@ class Replayed:
     outcome: Outcome
     message: str
     same: bool
-
-
-def fingerprint(image: Image) -> str:
-    """SHA-256 of an image's shape and pixels, in hexadecimal."""
-    shape = ",".join(map(str, image.shape)).encode("ascii")
-    return hashlib.sha256(shape + b":" + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def save_replay(path: str | Path, replay: Replay) -> Path:
@@ -177,7 +169,7 @@ def load_replay(path: str | Path) -> Replay:
             Limits(seconds=float(limits.take("seconds", int, float)), memory=limits.take("memory", int)),
             _pattern(fields),
             fields.strings("regions"),
-            fields.take("claim", str),
+            _claim(fields),
             fields.strings("sys_path"),
         )
     except ReplayError:
@@ -194,18 +186,24 @@ def run_replay(replay: Replay) -> Replayed:
     Raises:
         CodecUnavailable: the codec can't be loaded here.
     """
-    cuda = str(replay.spec.settings.get("device", "")).startswith("cuda")
     sys.path += [entry for entry in replay.sys_path if entry not in sys.path and Path(entry).exists()]
     with (
         tempfile.TemporaryDirectory(prefix="robustkit-replay-") as directory,
-        CodecWorkers(replay.spec, limits=replay.limits, directory=directory, device_is_cuda=cuda) as workers,
+        CodecWorkers(replay.spec, limits=replay.limits, directory=directory) as workers,
     ):
         decoded = workers.decode(replay.bitstream, shape=replay.shape)
-    outcome = decoded.outcome
-    if outcome is None:
-        assert decoded.image is not None
-        outcome = Outcome.INTACT if fingerprint(decoded.image) == replay.clean else Outcome.DEGRADED
+    outcome = decoded.judged(replay.clean)
     return Replayed(outcome, decoded.message, outcome is replay.outcome)
+
+
+def _claim(fields: _Fields) -> str:
+    claim: str = fields.take("claim", str)
+    if claim:
+        try:
+            check_claim(claim)
+        except ClaimError as error:
+            raise ReplayError(f"{fields.path}: claim: {error}") from error
+    return claim
 
 
 def _pattern(fields: _Fields) -> ErrorPattern | None:
