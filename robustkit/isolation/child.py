@@ -240,7 +240,7 @@ def _device(codec: object) -> str:
 
 
 def _sources(module: str) -> str:
-    """SHA-256 of the files of all modules that are loaded from the package of ``module``; of ours, the codecs' alone."""
+    """SHA-256 of the files of all loaded modules of the package of ``module``; of robustkit, the codecs' alone."""
     package = module.partition(".")[0]
     ours = ("robustkit.codecs", "robustkit.priors")
     prefixes = ours if package == "robustkit" else (package,)

@@ -1,4 +1,4 @@
-"""Assessing: a promise held against trials gives a quantity, its bound, its limit, a verdict and the trial to look at."""
+"""Assessing: a promise held against trials gives a bound, its limit, a verdict and the trial to look at."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -12,6 +11,7 @@ from enum import StrEnum
 
 from robustkit.errors import RobustkitError
 from robustkit.outcome import Outcome
+from robustkit.spelling import nearest
 
 
 class ClaimError(RobustkitError, ValueError):
@@ -80,9 +80,7 @@ def check_claim(name: str) -> None:
     for identity, title in CLAIMS.items():
         if name == title:
             raise ClaimError(f"{name!r} is a claim's title; its id is {identity!r}")
-    near = difflib.get_close_matches(name, CLAIMS, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(CLAIMS)}"
-    raise ClaimError(f"no claim has the id {name!r}: {hint}")
+    raise ClaimError(f"no claim has the id {name!r}: {nearest(name, CLAIMS)}")
 
 
 def check_known_defects(codec: str, known: Mapping[str, str]) -> None:
