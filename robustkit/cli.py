@@ -327,7 +327,7 @@ def replay(file: Path) -> None:
     the same outcome comes again, 1 when another does. The codec that FILE names is imported: replay only files whose
     code you would run.
     """
-    from robustkit.replay import ReplayError, load_replay, run_replay
+    from robustkit.judging.replay import ReplayError, load_replay, run_replay
 
     try:
         stored = load_replay(file)

@@ -35,8 +35,10 @@ class Assessment:
         measured, declared: the same in words.
         trials: how many the bound is computed from.
         worst: the trial that says most about it, ``None`` where there is none.
-        offends: whether a trial shows what the promise excludes; minimising keeps that.
+        offends: whether a trial shows what the promise excludes; minimising keeps that. ``None`` where no single trial
+            does.
         more: further numbers.
+        why: lines that explain the verdict.
     """
 
     quantity: str
@@ -48,8 +50,9 @@ class Assessment:
     declared: str
     trials: int
     worst: Trial | None
-    offends: Callable[[Trial], bool]
+    offends: Callable[[Trial], bool] | None
     more: Mapping[str, float] = field(default_factory=dict)
+    why: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -251,7 +254,10 @@ def assess_monotone(trials: Mapping[Channel, Sequence[Trial]], images: Iterable[
                     "no gain beyond noise",
                     len(trials[channel]),
                     best,
-                    lambda t: t.drop(metric) is not None,
+                    None,
+                    why=(f"best trial: photograph {best.image}, trial {best.number}, drop {best.drops[metric]:.2f}",)
+                    if best is not None
+                    else (),
                 )
             )
             less_name, less = str(channel), more

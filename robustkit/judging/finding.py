@@ -96,10 +96,7 @@ def check_known_defects(codec: str, known: Mapping[str, str]) -> None:
         try:
             check_claim(key)
         except ClaimError as error:
-            near = difflib.get_close_matches(key, failures, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean the outcome {near[0]!r}?" if near else f"{error}; or an outcome: {', '.join(failures)}"
-            )
+            hint = nearest(key, failures, otherwise=f"{error}; outcomes that fail: {', '.join(failures)}")
             raise ClaimError(f"codec {codec!r}: known_defects has {key!r}: {hint}") from error
 
 

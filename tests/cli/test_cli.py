@@ -17,11 +17,11 @@ from robustkit import channels
 from robustkit.cli import main
 from robustkit.codecs.jpeg import Jpeg
 from robustkit.images import photographs
-from robustkit.isolation import Limits
+from robustkit.isolation import Limits, fingerprint
+from robustkit.judging.replay import Replay, save_replay
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.registry import CodecSpec, Registry, Target
-from robustkit.replay import Replay, fingerprint, save_replay
 
 
 @pytest.fixture

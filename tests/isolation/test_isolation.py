@@ -324,7 +324,7 @@ def test_the_rest_of_the_contract_crosses_over(picture: Image, stream: bytes, tm
         assert workers.layout(b"").regions[0] == Region("header", 0, 0, header=True)
         assert workers.describe() == {}
         assert workers.profile() == hostile.Honest.profile
-        assert workers.attributes == ("hostile-honest", "hostile", {})
+        assert workers.attributes[:4] == ("hostile-honest", "hostile", {}, "cpu")
         with pytest.raises(EncodeError, match="at most 4096 a side"):
             workers.encode(np.zeros((1, 4097, 3), dtype=np.uint8))
         with pytest.raises(ValueError, match="float64"):
