@@ -7,7 +7,6 @@ which IEEE 754 rounds alike everywhere, so one seed gives one pattern on every p
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from robustkit.codec import Layout
 from robustkit.patterns import ErrorPattern
+from robustkit.spelling import nearest
 
 Positions = npt.NDArray[np.int64]
 
@@ -292,14 +292,14 @@ def parse(text: str) -> Channel:
         if "region" in {f.name for f in fields(cls)}
     }
     if named not in names:
-        raise ValueError(f"no channel is named {named!r}: {_nearest(named, names)}")
+        raise ValueError(f"no channel is named {named!r}: {nearest(named, names)}")
     cls, part = names[named]
     known = {f.name: f for f in fields(cls) if f.name != "region"}
     values: dict[str, Any] = {}
     for item in inside.split(",") if inside.strip() else []:
         key, _, value = (s.strip() for s in item.partition("="))
         if key not in known:
-            raise ValueError(f"{text!r}: {named} has no parameter {key!r}: {_nearest(key, known)}")
+            raise ValueError(f"{text!r}: {named} has no parameter {key!r}: {nearest(key, known)}")
         if key in values:
             raise ValueError(f"{text!r}: {key} is given twice")
         number = int if known[key].type == "int" else float
@@ -397,9 +397,3 @@ def _part(channel: BSC | Burst) -> None:
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
-
-
-def _nearest(wrong: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
