@@ -108,8 +108,9 @@ def read(path: str | Path, *, data: bytes | None = None, note: Callable[[str], N
             deep = any(";16" in str(tile.args) for tile in getattr(opened, "tile", []))
             oriented = ImageOps.exif_transpose(opened)
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        hint = " (Pillow knows no such image format)" if isinstance(error, PIL.UnidentifiedImageError) else ""
-        raise ImageError(f"{path} can't be read as an image{hint}: {error}") from error
+        # What Pillow says then names no more than the file, or the bytes' place in memory.
+        why = "Pillow knows no such image format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        raise ImageError(f"{path} can't be read as an image: {why}") from error
     tell = note or (lambda _: None)
     if oriented.size != opened.size or opened.getexif().get(0x0112, 1) != 1:
         tell(f"{path}: turned upright as its Exif orientation says")
