@@ -22,6 +22,13 @@ from robustkit.spelling import nearest
 ENTRY_POINT_GROUP = "robustkit.codecs"
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
 _PROTECTED = re.compile(r"(?P<codec>.+)\+rs\((?P<n>\d+), ?(?P<k>\d+)\)(?:\+interleave\((?P<interleave>\d+)\))?")
+#: What robustkit's own codecs import beyond what is always installed, by module or package: the extra that brings it.
+_EXTRAS = {
+    "robustkit.codecs.generative": "learned",
+    "robustkit.codecs.learned": "learned",
+    "robustkit.codecs.protected": "protection",
+    "robustkit.codecs.rcc": "rcc",
+}
 CodecClass = TypeVar("CodecClass", bound=type[Any])
 
 
@@ -35,6 +42,10 @@ class DuplicateCodec(RobustkitError, ValueError):
 
 class CodecUnavailable(RobustkitError, RuntimeError):
     """A codec that can't run here; the message says what to install."""
+
+
+class MissingExtra(CodecUnavailable, ImportError):
+    """One of robustkit's own codecs whose extra is not installed."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +63,16 @@ class Target:
         """Import the module and fetch the attribute (dots reach into classes).
 
         Raises:
+            MissingExtra: an ImportError that says which extra of robustkit to install.
             ImportError, AttributeError: as the import system does.
         """
-        found: Any = self._module()
+        try:
+            found: Any = self._module()
+        except ModuleNotFoundError as error:
+            extra = next((e for m, e in _EXTRAS.items() if f"{self.module}.".startswith(f"{m}.")), None)
+            if extra is None or (error.name or "").partition(".")[0] == "robustkit":
+                raise
+            raise MissingExtra(f"pip install 'robustkit[{extra}]' ({error})") from error
         for part in self.attribute.split("."):
             found = getattr(found, part)
         return found
@@ -130,6 +148,8 @@ class CodecSpec:
         """
         try:
             found = self.target.resolve()
+        except MissingExtra as error:
+            raise CodecUnavailable(f"codec {self.name!r} can't run here: {error}") from error
         except (ImportError, AttributeError) as error:
             raise CodecUnavailable(f"codec {self.name!r} ({self.target}) can't be imported: {error}") from error
         reason = why_missing(found, self.settings)

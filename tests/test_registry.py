@@ -1,8 +1,11 @@
 """Codecs are found by every way in, loaded late, and never confused with one another; layouts name bits."""
 
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from robustkit import (
     Registry,
     UnknownCodec,
 )
-from robustkit.registry import Target
+from robustkit.registry import _EXTRAS, Target
 
 ROW = np.zeros((1, 1, 3), dtype=np.uint8)
 
@@ -194,6 +197,36 @@ def test_a_codec_that_lacks_something_says_what_to_install():
     registry.register(Absent)
     with pytest.raises(CodecUnavailable, match="'absent' can't run here: pip install absent"):
         registry.get("absent").spec().load()
+
+
+@pytest.mark.parametrize(
+    ("codec", "absent", "extra"),
+    [
+        ("robust-turbo-ddcm", "torch", "rcc"),
+        ("diffc", "constriction", "rcc"),
+        ("hyperprior-small", "torch", "learned"),
+        ("hific", "torch", "learned"),
+        ("jpeg+rs(255,223)", "reedsolo", "protection"),
+    ],
+)
+def test_a_codec_whose_extra_is_not_installed_names_it(codec, absent, extra):
+    program = f"""
+import sys
+sys.modules[{absent!r}] = None  # as if it were not installed
+import robustkit
+try:
+    robustkit.load_codec({codec!r})
+except robustkit.CodecUnavailable as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"codec {codec!r} can't run here: pip install 'robustkit[{extra}]' (")
+
+
+def test_the_extras_of_codecs_are_robustkit_s():
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(_EXTRAS.values()) <= set(project["optional-dependencies"])
+    assert all(importlib.util.find_spec(module) for module in _EXTRAS)
 
 
 @pytest.mark.parametrize("name", ["jpg", "ehco", "", ":", "x:", ":y"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,11 @@ def load_prior(name: str, *, device: str = "cpu", dtype: str = "float32") -> Pri
         raise PriorError(f"device {device!r} can't be used here: {str(error).partition(chr(10))[0]}") from error
     folder = EMBEDDED if name == "embedded" else Path(name)
     if (folder / "model_index.json").is_file() or not folder.exists():
+        if any(importlib.util.find_spec(package) is None for package in ("diffusers", "transformers")):
+            raise PriorError(
+                f"prior {name!r} is no folder of robustkit's own, and a pipeline's folder or hub name needs "
+                "pip install 'robustkit[diffusers]'"
+            )
         from robustkit.priors.flux import FluxPrior
         from robustkit.priors.latent import LatentPrior, pipeline_kind
         from robustkit.priors.stable_diffusion import StableDiffusionPrior

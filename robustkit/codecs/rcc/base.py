@@ -110,6 +110,7 @@ class RCCCodec(Codec, Generic[P, Read]):
     """
 
     family = "rcc"
+    needs = "the extra `rcc`"
     #: The header's own settings of each bit protocol that the codec reads.
     methods: ClassVar[Mapping[int, type[Any]]]
     #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
