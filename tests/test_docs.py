@@ -297,15 +297,18 @@ def test_the_table_lists_the_options_of_measure():
     assert listed <= command_options()["measure"]
 
 
-def test_the_table_lists_the_claims():
-    """By their titles: each is the name of one of the suite's functions, in words."""
-    rows = table("docs/verdict.md", "claim")
-    suite = [file.read_text(encoding="utf-8") for file in (ROOT / "conformance").glob("test_*.py")]
-    functions = {name for code in suite for name in re.findall(r"^def test_(\w+)\(", code, re.MULTILINE)}
-    assert {title for _, title, _ in rows} == {name.replace("_", " ") for name in functions}
-    ids = [claim for claim, _, _ in rows]
-    assert len(set(ids)) == len(ids) == len(functions)
-    assert all(re.fullmatch(r"`[a-z]+(\.[a-z-]+)+`", claim) for claim in ids)
+def test_the_tables_list_the_claims_and_the_verdicts():
+    from robustkit.judging.finding import CLAIMS, Verdict
+
+    assert {claim.strip("`"): title for claim, title, _ in table("docs/verdict.md", "claim")} == dict(CLAIMS)
+    assert {word.strip("*") for word, _ in table("docs/verdict.md", "word")} == set(Verdict)
+
+
+def test_the_id_of_a_check_of_ones_own_is_as_the_page_says():
+    from robustkit.judging.finding import own_claim
+
+    (function,) = re.findall(r"def (test_\w+)", blocks("docs/own-checks.md", "python")[1])
+    assert f"`{own_claim(function)[0]}`" in text_of("docs/own-checks.md")
 
 
 def test_the_table_lists_the_outcomes():
