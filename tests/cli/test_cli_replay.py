@@ -25,9 +25,8 @@ def stored(stream, outcome, *, spec=None, pattern=None, clean=None, message="the
 
 def test_replay_shows_the_damage_and_the_same_outcome(stream, here):
     pattern = ErrorPattern(8 * len(stream), np.array([5]))
-    path = stored(
-        stream, Outcome.REFUSED, pattern=pattern, regions=("bit 5: SOI marker",), claim="decode.survives.header-flips"
-    )
+    claim = "decode.survives.header-flips"
+    path = stored(stream, Outcome.REFUSED, pattern=pattern, regions=("bit 5: SOI marker",), claim=claim)
     lines = cli("replay", path).stdout.splitlines()
     assert lines[:4] == ["codec:  jpeg", f"claim:  {claim}", f"stream: {len(stream)} bytes", "  bit 5: SOI marker"]
     assert lines[4] == "then:   refused: then"
