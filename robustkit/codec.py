@@ -12,10 +12,8 @@ import numpy.typing as npt
 
 from robustkit.errors import RobustkitError
 from robustkit.outcome import Outcome
+from robustkit.pixels import Image as Image
 from robustkit.profile import Profile
-
-#: ``uint8``, height x width x 3, RGB.
-Image = npt.NDArray[np.uint8]
 
 
 class DecodeError(RobustkitError, ValueError):

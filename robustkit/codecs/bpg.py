@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
 from robustkit.codecs.command import CommandLine
-from robustkit.codecs.frame import check_image
+from robustkit.codecs.frame import check_fits
 from robustkit.codecs.pillow import Fields, is_int, size_stamp
 from robustkit.profile import Profile, Promise
 
@@ -139,7 +139,7 @@ class Bpg(Codec):
         Raises:
             EncodeError: another dtype or shape, a side below 9 or above 65535, or more than ``max_pixels``.
         """
-        check_image(image, self.max_pixels)
+        check_fits(image, self.max_pixels)
         if min(image.shape[:2]) < SMALLEST_SIDE:
             raise EncodeError(f"{image.shape[1]}x{image.shape[0]}: x265 takes sides of {SMALLEST_SIDE} pixels or more")
         planes = _to_planes(image, self.chroma)

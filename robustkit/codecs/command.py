@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.codec_file import Commands
 from robustkit.outcome import Outcome
+from robustkit.pixels import check_image
 from robustkit.profile import Profile
 from robustkit.registry import load_codec
 
@@ -77,8 +78,8 @@ class CommandLine(Codec):
         return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not on the PATH{hint}"
 
     def encode(self, image: Image) -> bytes:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise EncodeError(f"{image.dtype} array of shape {image.shape}: give uint8, height x width x 3")
+        if not check_image(image, EncodeError).size:
+            raise EncodeError(f"{image.shape[1]}x{image.shape[0]}: an image has pixels")
         with tempfile.TemporaryDirectory(prefix="robustkit-") as folder:
             given, made = Path(folder, f"image{self.commands.image}"), Path(folder, f"stream{self.commands.stream}")
             PillowImage.fromarray(image).save(given, _PILLOW_FORMATS[self.commands.image])

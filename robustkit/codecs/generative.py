@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
-from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_image, layout
+from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_fits, layout
 from robustkit.codecs.learned import GuardedCoder, quietly
 from robustkit.registry import CodecUnavailable
 
@@ -163,7 +163,7 @@ class OfficialCode(Codec):
         Raises:
             EncodeError: another dtype or shape, too large, or a side too short for the network.
         """
-        check_image(image, self.max_pixels)
+        check_fits(image, self.max_pixels)
         height, width = image.shape[:2]
         if min(height, width) < self.smallest_side:
             raise EncodeError(f"{width}x{height}: {self.name} takes sides of {self.smallest_side} pixels or more")

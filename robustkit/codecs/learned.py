@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
-from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_image, layout
+from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_fits, layout
 from robustkit.profile import Profile, Promise
 from robustkit.registry import CodecUnavailable
 
@@ -183,7 +183,7 @@ class CompressAI(Codec):
         Raises:
             EncodeError: another dtype or shape, a side above 65535, or more than ``max_pixels``.
         """
-        check_image(image, self.max_pixels)
+        check_fits(image, self.max_pixels)
         height, width = image.shape[:2]
         pixels = torch.tensor(image, device=self.device).permute(2, 0, 1)[None].to(torch.float32) / 255
         padded = F.pad(pixels, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")

@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 from PIL import ImageFile, features
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.pixels import check_image
 from robustkit.profile import Profile
 
 Truncated = Literal["refuse", "tolerate"]
@@ -116,11 +117,7 @@ class PillowCodec(Codec):
         Raises:
             EncodeError: another dtype or shape, a side of 0 or above the format's, or more than ``max_pixels``.
         """
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            raise EncodeError(f"an image is a uint8 array, this is {getattr(image, 'dtype', type(image).__name__)}")
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise EncodeError(f"an image has shape H x W x 3, this has {' x '.join(map(str, image.shape))}")
-        height, width = image.shape[:2]
+        height, width, _ = check_image(image, EncodeError).shape
         if not (1 <= height <= self.max_side and 1 <= width <= self.max_side):
             raise EncodeError(f"{width}x{height}: each side of a {self.format} file has 1 to {self.max_side} pixels")
         if height * width > self.max_pixels:

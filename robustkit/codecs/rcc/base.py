@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robustkit import pixels
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
 from robustkit.codecs.rcc.codebook import AHEAD
 from robustkit.codecs.rcc.container import HEADER_BYTES, PRIOR_BYTES, Header, P, check_size, header_fields
@@ -268,7 +269,7 @@ class RCCCodec(Codec, Generic[P, Read]):
     @torch.inference_mode()
     def _encode(self, image: Image, write: Write[P]) -> bytes:
         """The stream of ``image``, its payload by ``write``: :meth:`_write`, or as a caller would have it."""
-        check_image(image)
+        check_fits(image)
         if self.published:
             return self.published.encode(image)
         clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
@@ -286,7 +287,7 @@ class RCCCodec(Codec, Generic[P, Read]):
 
         def attempt(bpp: float) -> tuple[bytes, float]:
             stream = self._stream(image, clean, write, bpp)
-            return stream, _psnr(image, self.decode(stream))
+            return stream, pixels.psnr(image, self.decode(stream))
 
         # From below: with few steps, quality falls again at rates that they can't use. One fall may be chance.
         low, high = PSNR_RATES[0], PSNR_RATES[0]
@@ -485,13 +486,10 @@ def _regions(fields: list[tuple[str, int, bool]], bits: int) -> Layout:
     return Layout(tuple(regions), bits)
 
 
-def check_image(image: object) -> None:
+def check_fits(image: object) -> None:
     """Raise EncodeError, which says why, where ``image`` is none that RCC codecs take."""
-    if not isinstance(image, np.ndarray):
-        raise EncodeError(f"{type(image).__name__}: give uint8, height x width x 3")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise EncodeError(f"{image.dtype} array of shape {image.shape}: give uint8, height x width x 3")
-    if problem := check_size(*image.shape[:2]):
+    height, width, _ = pixels.check_image(image, EncodeError).shape
+    if problem := check_size(height, width):
         raise EncodeError(problem)
 
 
@@ -500,11 +498,6 @@ def _to_tensor(image: Image, multiple: int) -> Tensor:
     padding = [(0, -side % multiple) for side in image.shape[:2]]
     padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
     return torch.from_numpy(padded).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
-
-
-def _psnr(one: Image, other: Image) -> float:
-    error = float(np.square(one.astype(np.float64) - other).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def _device_facts(device: torch.device) -> dict[str, str]:
