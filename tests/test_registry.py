@@ -181,6 +181,31 @@ def test_what_is_no_codec_is_refused():
         fresh().get(f"{__name__}:DUCK").spec(side=3).load()
 
 
+def test_a_codec_without_a_constructor_takes_no_settings():
+    with pytest.raises(TypeError, match=r"Inner\(\) takes no settings"):
+        fresh().get(f"{__name__}:Echo.Inner").spec(side=3).load()
+
+
+def test_promises_are_void_where_a_setting_is_changed_that_is_not_neutral():
+    promises = robustkit.Profile(bpp=1, quality=2)
+
+    class Careful(Echo):
+        neutral_settings = frozenset({"threads"})
+
+        def __init__(self, *, threads: int = 1, **settings) -> None:
+            super().__init__(**settings)
+            self.profile = self.promised(promises)
+
+    class Derived(Careful):
+        def __init__(self, **settings) -> None:
+            super().__init__(**{"side": 3, **settings})
+
+    for kind in (Careful, Derived):
+        for given in ({}, {"threads": 4}, {"side": 1, "threads": 1}):
+            assert kind(**given).profile is promises
+        assert kind(side=2, threads=4).profile is None
+
+
 @pytest.mark.parametrize("attribute", ["NoSuch", "Echo.NoSuch"])
 def test_a_codec_that_cannot_be_imported_says_why(attribute):
     with pytest.raises(CodecUnavailable, match="NoSuch"):

@@ -84,6 +84,7 @@ class Bpg(Codec):
     name: ClassVar[str] = "bpg"
     family: ClassVar[str] = "classical"
     default_quality: ClassVar[int] = 26
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"max_pixels"})
     #: Measured as :class:`robustkit.codecs.jpeg.Jpeg`'s.
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.959,
@@ -120,11 +121,15 @@ class Bpg(Codec):
             raise ValueError(f"max_pixels = {max_pixels!r}: give a positive whole number")
         self.quality = None if bpp is not None else (self.default_quality if quality is None else quality)
         self.bpp, self.chroma, self.check_size, self.max_pixels = bpp, chroma, check_size, max_pixels
-        if self.quality == self.default_quality and chroma == "4:2:0" and check_size:
-            self.profile = self.promises
+        self.profile = self.promised(self.promises)
         import av
 
         av.logging.set_level(av.logging.PANIC)
+
+    @classmethod
+    def changed_settings(cls, settings: Mapping[str, Any]) -> frozenset[str]:
+        changed = super().changed_settings(settings)
+        return changed - {"quality"} if settings.get("quality") == cls.default_quality else changed
 
     @classmethod
     def missing(cls, **settings: Any) -> str | None:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -50,6 +50,8 @@ class CommandLine(Codec):
 
     name: str  # type: ignore[misc]
     family: str  # type: ignore[misc]
+    #: They are the codec. Its promises are of the file's quality.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"commands", "profile"})
 
     def __init__(
         self,
@@ -62,9 +64,13 @@ class CommandLine(Codec):
         self.commands = Commands(**given if quality is None else {**given, "quality": quality})
         self.name, self.family = self.commands.name, self.commands.family
         self._named_by = load_codec(self.commands.layout) if self.commands.layout else None
-        # Promises are about the file's quality.
-        own = profile is not None and quality in (None, given.get("quality"))
-        self.profile = Profile.from_mapping(profile) if own and profile is not None else None
+        self.profile = self.promised(None if profile is None else Profile.from_mapping(profile))
+
+    @classmethod
+    def changed_settings(cls, settings: Mapping[str, Any]) -> frozenset[str]:
+        changed = super().changed_settings(settings)
+        own = settings.get("commands", {}).get("quality")
+        return changed - {"quality"} if settings.get("quality") == own else changed
 
     @classmethod
     def missing(cls, **settings: Any) -> str | None:

@@ -69,6 +69,8 @@ class CompressAI(Codec):
     default_quality: ClassVar[int | None] = 3
     always_hardened: ClassVar[bool] = False
     promises: ClassVar[Profile | None] = None
+    #: The guard changes no image that an undamaged stream gives.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"hardened", "max_pixels", "device"})
     known_defects: Mapping[str, str]  # type: ignore[misc]
 
     def __init__(
@@ -81,7 +83,7 @@ class CompressAI(Codec):
         max_pixels: int = 1 << 22,
         device: str = "cpu",
     ) -> None:
-        self.profile = self.promises if weights is None else None
+        self.profile = self.promised(self.promises)
         self.hardened = hardened or self.always_hardened
         self.known_defects = {} if self.hardened else dict.fromkeys(READS_BEYOND, ISSUE)
         self.max_pixels = max_pixels

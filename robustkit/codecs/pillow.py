@@ -57,6 +57,7 @@ class PillowCodec(Codec):
     refusals: ClassVar[tuple[type[Exception], ...]] = (SyntaxError, OSError, PillowImage.DecompressionBombError)
     #: What the default settings promise.
     promises: ClassVar[Profile | None] = None
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"max_pixels"})
 
     def __init__(
         self,
@@ -85,9 +86,12 @@ class PillowCodec(Codec):
         self.truncated = truncated
         self.check_size = check_size
         self.max_pixels = max_pixels
-        # The promises were measured with these settings, and hold for no others.
-        if self.quality == self.default_quality and truncated != "tolerate" and check_size:
-            self.profile = self.promises
+        self.profile = self.promised(self.promises)
+
+    @classmethod
+    def changed_settings(cls, settings: Mapping[str, Any]) -> frozenset[str]:
+        changed = super().changed_settings(settings)
+        return changed - {"quality"} if settings.get("quality") == cls.default_quality else changed
 
     # -- what a format says of itself -----------------------------------------------------------------------
 

@@ -68,6 +68,9 @@ class Protected(Codec):
         ),
     }
 
+    #: What the codec's name says. Those of the codec within void the promises, all of them.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"codec", "target", "n", "k", "interleave"})
+
     def __init__(
         self,
         *,
@@ -88,7 +91,7 @@ class Protected(Codec):
         self.name = f"{codec}+rs({n},{k})" + (f"+interleave({interleave})" if interleave > 1 else "")
         self.n, self.k, self.interleave, self.uncorrectable = n, k, interleave, uncorrectable
         self.inner = CodecSpec(codec, _target(target), settings).load()
-        self.profile = self.promises.get(self.name) if uncorrectable == "refuse" and not settings else None
+        self.profile = self.promised(self.promises.get(self.name))
         self._code = RSCodec(n - k, nsize=n)
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import math
 import re
@@ -60,32 +59,11 @@ class CommonSettings(TypedDict, total=False):
     dtype: str
 
 
-#: Settings that change neither the format nor what the profile promises of it.
-_NEUTRAL = frozenset({"seed", "size", "device", "dtype"})
-
-
 def check_one_rate(setting: str, value: int | None, common: CommonSettings) -> None:
     """Raise ValueError where a method's own setting of the rate, M say, is given beside ``bpp`` or ``psnr``."""
     for rate, asked in (("bpp", common.get("bpp")), ("psnr", common.get("psnr"))):
         if value is not None and asked is not None:
             raise ValueError(f"{setting} = {value} and {rate} = {asked}: give one, the other follows")
-
-
-def records_settings(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a codec know which of its settings are not the defaults: ``changed``, set before ``init`` runs."""
-
-    @functools.wraps(init)
-    def wrapped(self: Any, **settings: Any) -> None:
-        defaults: dict[str, Any] = {}
-        for kind in type(self).__mro__:
-            if "__init__" in vars(kind):
-                taken = inspect.signature(vars(kind)["__init__"]).parameters
-                defaults = {name: parameter.default for name, parameter in taken.items()} | defaults
-        if not hasattr(self, "changed"):
-            self.changed = frozenset(name for name, value in settings.items() if value != defaults.get(name))
-        init(self, **settings)
-
-    return wrapped
 
 
 class RCCCodec(Codec, Generic[P, Read]):
@@ -115,8 +93,8 @@ class RCCCodec(Codec, Generic[P, Read]):
     methods: ClassVar[Mapping[int, type[Any]]]
     #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
     promises: ClassVar[Profile | None] = None
-    #: Names of the settings that are not the defaults.
-    changed: frozenset[str]
+    #: They change neither the format nor what the profile promises of it.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"seed", "size", "device", "dtype"})
     #: With ``codebook="reference"``, the published coder that stands in for this one.
     published: Published | None = None
 
@@ -150,7 +128,7 @@ class RCCCodec(Codec, Generic[P, Read]):
             raise ValueError(f"efficiency = {efficiency}: give 0.01 to 2.55")
         if size is not None and (problem := check_size(*size)):
             raise ValueError(f"size: {problem}")
-        self.profile = None if self.changed - _NEUTRAL else self.promises
+        self.profile = self.promised(self.promises)
         self.prior = load_prior(prior, device=device, dtype=dtype)
         self.prior_name = prior
         self.schedule = usual_schedule(self.prior) if schedule is None else schedule
