@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from robustkit import CodecUnavailable, DecodeError, EncodeError, load_codec
-from robustkit.codecs.bpg import _ue7
+from robustkit.codecs.bpg_syntax import _ue7
 from robustkit.images import photographs
 
 
