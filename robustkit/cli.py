@@ -144,8 +144,9 @@ def _row(entry: Entry, directory: str) -> dict[str, Any]:
     try:
         if entry.origin == "robustkit":
             # Here, so that two dozen codecs share one import of torch.
-            row["family"] = entry.target.resolve().family
-            codec = entry.spec().load()
+            spec = entry.spec()
+            row["family"] = spec.resolve().family
+            codec = spec.load()
             row["bpp"] = None if codec.profile is None else codec.profile.bpp
             return {**row, "available": True, "reason": None}
         # In a worker, because importing somebody's broken codec may print, exit, hang, or crash.
@@ -383,7 +384,10 @@ def calibrate_prior(prior: str, images: Path | None, crop: int, out: Path | None
     from rich.console import Console
     from rich.progress import Progress
 
-    from robustkit import __version__
+    from robustkit import __version__, extras
+
+    if lacking := extras.missing("torch", "safetensors", "diffusers", "transformers"):
+        raise click.ClickException(lacking)
     from robustkit.images import ImageError, from_folder, photographs
     from robustkit.priors import load_prior
     from robustkit.priors.base import PriorError

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, overload
 from robustkit.codec import Codec, adapt
 from robustkit.codec_file import CodecFileError, read
 from robustkit.errors import RobustkitError
+from robustkit.extras import way_out
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
@@ -121,6 +122,19 @@ class CodecSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     python: str | None = None
 
+    def resolve(self) -> Any:
+        """Import the codec's class, which need not be able to run here.
+
+        Raises:
+            CodecUnavailable: it can't be imported; the message names the extra of robustkit's that it lacks.
+        """
+        try:
+            return self.target.resolve()
+        except (ImportError, AttributeError) as error:
+            if lacking := self._extra_for(error):
+                raise CodecUnavailable(f"codec {self.name!r} can't run here: {lacking}") from error
+            raise CodecUnavailable(f"codec {self.name!r} ({self.target}) can't be imported: {error}") from error
+
     def load(self) -> Codec:
         """Build the codec in this process, whatever ``python`` says: an interpreter for workers.
 
@@ -128,10 +142,15 @@ class CodecSpec:
             CodecUnavailable: it can't be imported, or can't run here.
             TypeError: it isn't a codec, or doesn't take these settings.
         """
+        found = self.resolve()
         try:
-            found = self.target.resolve()
-        except (ImportError, AttributeError) as error:
-            raise CodecUnavailable(f"codec {self.name!r} ({self.target}) can't be imported: {error}") from error
+            return self._built(found)
+        except ModuleNotFoundError as error:
+            if lacking := self._extra_for(error):
+                raise CodecUnavailable(f"codec {self.name!r} can't run here: {lacking}") from error
+            raise
+
+    def _built(self, found: Any) -> Codec:
         reason = why_missing(found, self.settings)
         if reason:
             raise CodecUnavailable(f"codec {self.name!r} can't run here: {reason}")
@@ -140,6 +159,12 @@ class CodecSpec:
             given = ", ".join(self.settings)
             raise TypeError(f"codec {self.name!r} ({self.target}) is an object, built already: it takes no {given}")
         return adapt(found(**self.settings) if built else found, name=self.name)
+
+    def _extra_for(self, error: Exception) -> str | None:
+        """What to install, where one of robustkit's own codecs lacks a package that an extra brings."""
+        if not isinstance(error, ModuleNotFoundError) or not self.target.module.startswith("robustkit."):
+            return None
+        return way_out(error.name, self.target.module)
 
 
 def why_missing(found: Any, settings: Mapping[str, Any]) -> str | None:

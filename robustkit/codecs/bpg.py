@@ -6,7 +6,6 @@ PyAV brings x265 and ffmpeg's HEVC decoder, so no program need be installed.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, ClassVar, get_args
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from robustkit import extras
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
 from robustkit.codecs.bpg_syntax import (
     PPS,
@@ -114,7 +114,7 @@ class Bpg(Codec):
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
         """PyAV is an extra."""
-        return None if importlib.util.find_spec("av") else "pip install 'robustkit[bpg]'"
+        return extras.missing("av")
 
     # -- encoding ---------------------------------------------------------------------------------------------
 

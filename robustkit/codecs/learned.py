@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
+from robustkit import extras
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
 from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_fits, layout
 from robustkit.profile import Profile, Promise
@@ -168,8 +168,8 @@ class CompressAI(Codec):
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
         """compressai is an extra, and the zoo's weights are not part of it."""
-        if importlib.util.find_spec("compressai") is None:
-            return "pip install 'robustkit[learned]'"
+        if lacking := extras.missing("compressai"):
+            return lacking
         if settings.get("weights") is not None:
             return None
         quality, metric = settings.get("quality", cls.default_quality), settings.get("metric", "mse")
@@ -451,7 +451,7 @@ class SmallHyperprior(CompressAI):
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
         """compressai is an extra."""
-        return None if importlib.util.find_spec("compressai") else "pip install 'robustkit[learned]'"
+        return extras.missing("compressai")
 
 
 class HardenedSmallHyperprior(SmallHyperprior):

@@ -40,6 +40,7 @@ class Protected(Codec):
         CodecUnavailable: the codec can't run here.
     """
 
+    needs: ClassVar[str] = "the extra `protection`, and what the codec within needs"
     name: str  # type: ignore[misc]
     family: ClassVar[str] = "protected"
     #: By name, of codecs with their default settings; measured by benchmarks/measure_profile.py.
@@ -96,10 +97,14 @@ class Protected(Codec):
 
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
-        """What the codec that is protected lacks."""
+        """What the codec that is protected lacks.
+
+        Raises:
+            CodecUnavailable: it can't even be imported.
+        """
         own = ("codec", "target", "n", "k", "interleave", "uncorrectable")
         inner = {name: value for name, value in settings.items() if name not in own}
-        return why_missing(_target(settings["target"]).resolve(), inner)
+        return why_missing(CodecSpec(settings["codec"], _target(settings["target"]), inner).resolve(), inner)
 
     def encode(self, image: Image) -> bytes:
         stream = self.inner.encode(image)

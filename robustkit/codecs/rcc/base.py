@@ -88,6 +88,7 @@ class RCCCodec(Codec, Generic[P, Read]):
         PriorError: the prior can't be loaded.
     """
 
+    needs: ClassVar[str] = "the extra `rcc`"
     family = "rcc"
     #: The header's own settings of each bit protocol that the codec reads.
     methods: ClassVar[Mapping[int, type[Any]]]
