@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, ClassVar, Self
 
 from robustkit.errors import RobustkitError
 from robustkit.layout import Layout, Region
 from robustkit.outcome import Outcome
+from robustkit.pixels import Image as Image
 from robustkit.profile import Profile
 
 __all__ = ["Codec", "DecodeError", "DecoderFailed", "EncodeError", "Image", "Layout", "Region", "adapt"]
-
-#: ``uint8``, height x width x 3, RGB.
-Image = npt.NDArray[np.uint8]
 
 
 class DecodeError(RobustkitError, ValueError):
@@ -54,10 +50,43 @@ class Codec(ABC):
     needs: ClassVar[str] = ""
     #: What the codec promises; without one only the checks that need no promise run.
     profile: Profile | None = None
+    #: Settings that leave what the codec promises untouched, whatever they are set to: see :meth:`promised`.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset()
     #: Defects of the libraries below that its authors know and can't mend here: where each is reported, by the outcome
     #: ("crashed") or the claim ("decoding is deterministic") that shows it. Such failures are expected (``xfail``), and
     #: named in the verdict.
     known_defects: ClassVar[Mapping[str, str]] = {}
+
+    #: The settings that it was built with.
+    _given: Mapping[str, Any]
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        # Python leaves this to object's own __new__, which is not reached with arguments.
+        if (args or settings) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__name__}() takes no settings")
+        codec = super().__new__(cls)
+        object.__setattr__(codec, "_given", settings)  # a subclass may be a frozen dataclass
+        return codec
+
+    @classmethod
+    def changed_settings(cls, settings: Mapping[str, Any]) -> frozenset[str]:
+        """Names of those ``settings`` that are not the constructor's defaults.
+
+        Override it where a default of ``None`` stands for a value, which may be spelt out.
+        """
+        defaults: dict[str, Any] = {}
+        for kind in cls.__mro__:
+            if kind is not object and "__init__" in vars(kind):
+                taken = inspect.signature(vars(kind)["__init__"]).parameters.values()
+                defaults = {parameter.name: parameter.default for parameter in taken} | defaults
+        return frozenset(n for n, value in settings.items() if n not in defaults or value != defaults[n])
+
+    def promised(self, promises: Profile | None) -> Profile | None:
+        """``promises`` of the default settings, or ``None`` if one is changed that is not among ``neutral_settings``.
+
+        For constructors, which say ``self.profile = self.promised(...)``.
+        """
+        return None if self.changed_settings(self._given) - self.neutral_settings else promises
 
     @abstractmethod
     def encode(self, image: Image) -> bytes:

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageFile
 
-from robustkit.codec import Image
 from robustkit.errors import RobustkitError
+from robustkit.pixels import Image, check_image, psnr
 
 #: dB given to identical images, and the most that any pair gets.
 PSNR_CAP = 100.0
@@ -60,13 +60,11 @@ def measure(metric: str, reference: Image, image: Image, *, device: str = "cpu")
         ValueError: shapes differ, the metric can't take images of this size, or it has no finite value for them.
     """
     for given in (reference, image):
-        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
-            raise ValueError(f"an image is uint8, H x W x 3; got {given.dtype}, {given.shape}")
+        check_image(given)
     if reference.shape != image.shape:
         raise ValueError(f"the image is {image.shape}, its reference {reference.shape}: they must be the same")
     if metric == "psnr":
-        error = np.square(reference.astype(np.int32) - image).mean()
-        return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * math.log10(255**2 / float(error)))
+        return min(PSNR_CAP, psnr(reference, image))
     known = METRICS[metric]
     known.check_size(image)
     value = _COMPUTED[metric](reference, image) if metric in _COMPUTED else _by_pyiqa(metric, reference, image, device)

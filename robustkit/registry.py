@@ -17,18 +17,12 @@ from typing import Any, TypeVar, overload
 from robustkit.codec import Codec, adapt
 from robustkit.codec_file import CodecFileError, read
 from robustkit.errors import RobustkitError
+from robustkit.extras import way_out
 from robustkit.spelling import nearest
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
 _PROTECTED = re.compile(r"(?P<codec>.+)\+rs\((?P<n>\d+), ?(?P<k>\d+)\)(?:\+interleave\((?P<interleave>\d+)\))?")
-#: What robustkit's own codecs import beyond what is always installed, by module or package: the extra that brings it.
-_EXTRAS = {
-    "robustkit.codecs.generative": "learned",
-    "robustkit.codecs.learned": "learned",
-    "robustkit.codecs.protected": "protection",
-    "robustkit.codecs.rcc": "rcc",
-}
 CodecClass = TypeVar("CodecClass", bound=type[Any])
 
 
@@ -42,10 +36,6 @@ class DuplicateCodec(RobustkitError, ValueError):
 
 class CodecUnavailable(RobustkitError, RuntimeError):
     """A codec that can't run here; the message says what to install."""
-
-
-class MissingExtra(CodecUnavailable, ImportError):
-    """One of robustkit's own codecs whose extra is not installed."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +53,9 @@ class Target:
         """Import the module and fetch the attribute (dots reach into classes).
 
         Raises:
-            MissingExtra: an ImportError that says which extra of robustkit to install.
             ImportError, AttributeError: as the import system does.
         """
-        try:
-            found: Any = self._module()
-        except ModuleNotFoundError as error:
-            extra = next((e for m, e in _EXTRAS.items() if f"{self.module}.".startswith(f"{m}.")), None)
-            if extra is None or (error.name or "").partition(".")[0] == "robustkit":
-                raise
-            raise MissingExtra(f"pip install 'robustkit[{extra}]' ({error})") from error
+        found: Any = self._module()
         for part in self.attribute.split("."):
             found = getattr(found, part)
         return found
@@ -139,6 +122,19 @@ class CodecSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     python: str | None = None
 
+    def resolve(self) -> Any:
+        """Import the codec's class, which need not be able to run here.
+
+        Raises:
+            CodecUnavailable: it can't be imported; the message names the extra of robustkit's that it lacks.
+        """
+        try:
+            return self.target.resolve()
+        except (ImportError, AttributeError) as error:
+            if lacking := self._extra_for(error):
+                raise CodecUnavailable(f"codec {self.name!r} can't run here: {lacking}") from error
+            raise CodecUnavailable(f"codec {self.name!r} ({self.target}) can't be imported: {error}") from error
+
     def load(self) -> Codec:
         """Build the codec in this process, whatever ``python`` says: an interpreter for workers.
 
@@ -146,12 +142,15 @@ class CodecSpec:
             CodecUnavailable: it can't be imported, or can't run here.
             TypeError: it isn't a codec, or doesn't take these settings.
         """
+        found = self.resolve()
         try:
-            found = self.target.resolve()
-        except MissingExtra as error:
-            raise CodecUnavailable(f"codec {self.name!r} can't run here: {error}") from error
-        except (ImportError, AttributeError) as error:
-            raise CodecUnavailable(f"codec {self.name!r} ({self.target}) can't be imported: {error}") from error
+            return self._built(found)
+        except ModuleNotFoundError as error:
+            if lacking := self._extra_for(error):
+                raise CodecUnavailable(f"codec {self.name!r} can't run here: {lacking}") from error
+            raise
+
+    def _built(self, found: Any) -> Codec:
         reason = why_missing(found, self.settings)
         if reason:
             raise CodecUnavailable(f"codec {self.name!r} can't run here: {reason}")
@@ -160,6 +159,12 @@ class CodecSpec:
             given = ", ".join(self.settings)
             raise TypeError(f"codec {self.name!r} ({self.target}) is an object, built already: it takes no {given}")
         return adapt(found(**self.settings) if built else found, name=self.name)
+
+    def _extra_for(self, error: Exception) -> str | None:
+        """What to install, where one of robustkit's own codecs lacks a package that an extra brings."""
+        if not isinstance(error, ModuleNotFoundError) or not self.target.module.startswith("robustkit."):
+            return None
+        return way_out(error.name, self.target.module)
 
 
 def why_missing(found: Any, settings: Mapping[str, Any]) -> str | None:

@@ -1,11 +1,8 @@
 """Codecs are found by every way in, loaded late, and never confused with one another; layouts name bits."""
 
 import importlib.metadata
-import importlib.util
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ from robustkit import (
     Registry,
     UnknownCodec,
 )
-from robustkit.registry import _EXTRAS, Target
+from robustkit.registry import Target
 
 ROW = np.zeros((1, 1, 3), dtype=np.uint8)
 
@@ -184,6 +181,31 @@ def test_what_is_no_codec_is_refused():
         fresh().get(f"{__name__}:DUCK").spec(side=3).load()
 
 
+def test_a_codec_without_a_constructor_takes_no_settings():
+    with pytest.raises(TypeError, match=r"Inner\(\) takes no settings"):
+        fresh().get(f"{__name__}:Echo.Inner").spec(side=3).load()
+
+
+def test_promises_are_void_where_a_setting_is_changed_that_is_not_neutral():
+    promises = robustkit.Profile(bpp=1, quality=2)
+
+    class Careful(Echo):
+        neutral_settings = frozenset({"threads"})
+
+        def __init__(self, *, threads: int = 1, **settings) -> None:
+            super().__init__(**settings)
+            self.profile = self.promised(promises)
+
+    class Derived(Careful):
+        def __init__(self, **settings) -> None:
+            super().__init__(**{"side": 3, **settings})
+
+    for kind in (Careful, Derived):
+        for settings in ({}, {"threads": 4}, {"side": 1, "threads": 1}):
+            assert kind(**settings).profile is promises
+        assert kind(side=2, threads=4).profile is None
+
+
 @pytest.mark.parametrize("attribute", ["NoSuch", "Echo.NoSuch"])
 def test_a_codec_that_cannot_be_imported_says_why(attribute):
     with pytest.raises(CodecUnavailable, match="NoSuch"):
@@ -197,36 +219,6 @@ def test_a_codec_that_lacks_something_says_what_to_install():
     registry.register(Absent)
     with pytest.raises(CodecUnavailable, match="'absent' can't run here: pip install absent"):
         registry.get("absent").spec().load()
-
-
-@pytest.mark.parametrize(
-    ("codec", "absent", "extra"),
-    [
-        ("robust-turbo-ddcm", "torch", "rcc"),
-        ("diffc", "constriction", "rcc"),
-        ("hyperprior-small", "torch", "learned"),
-        ("hific", "torch", "learned"),
-        ("jpeg+rs(255,223)", "reedsolo", "protection"),
-    ],
-)
-def test_a_codec_whose_extra_is_not_installed_names_it(codec, absent, extra):
-    program = f"""
-import sys
-sys.modules[{absent!r}] = None  # as if it were not installed
-import robustkit
-try:
-    robustkit.load_codec({codec!r})
-except robustkit.CodecUnavailable as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"codec {codec!r} can't run here: pip install 'robustkit[{extra}]' (")
-
-
-def test_the_extras_of_codecs_are_robustkit_s():
-    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(_EXTRAS.values()) <= set(project["optional-dependencies"])
-    assert all(importlib.util.find_spec(module) for module in _EXTRAS)
 
 
 @pytest.mark.parametrize("name", ["jpg", "ehco", "", ":", "x:", ":y"])

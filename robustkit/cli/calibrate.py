@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
 import click
 
+from robustkit import extras
 from robustkit.cli.shared import progress
-
-#: What the priors that can be calibrated import, and the extra that installs it.
-_EXTRAS = {"torch": "rcc", "diffusers": "diffusers"}
 
 
 @click.command(
@@ -43,7 +40,8 @@ def command(prior: str, images: Path | None, crop: int, out: Path | None, device
     The curve decides how streams are decoded, so it is part of what the prior is: copy the file to wherever you
     decode. Streams that were encoded without it, or with another one, need that one again.
     """
-    _need_modules()
+    if lacking := extras.missing("torch", "safetensors", "diffusers", "transformers"):
+        raise click.ClickException(lacking)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -79,15 +77,3 @@ def command(prior: str, images: Path | None, crop: int, out: Path | None, device
         f"to {errors[-1]:.3g} at {points[-1][0]:.2f}",
         err=True,
     )
-
-
-def _need_modules() -> None:
-    for module, extra in _EXTRAS.items():
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise click.ClickException(
-                f"{error.name or module} is missing: pip install 'robustkit[{extra}]'"
-            ) from error
-        except ImportError as error:
-            raise click.ClickException(f"{module} can't be imported: {error}") from error

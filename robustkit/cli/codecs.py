@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import tempfile
@@ -24,7 +23,9 @@ Examples:
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
-@click.option("--markdown", is_flag=True, help="robustkit's own codecs, and what each needs, as the README lists them.")
+@click.option(
+    "--markdown", is_flag=True, help="robustkit's own codecs, and what each needs, as its docs list them."
+)
 def command(as_json: bool, markdown: bool) -> None:
     """List the codecs that are registered, and what to install where one can't run here.
 
@@ -70,11 +71,10 @@ def _markdown(entries: Iterable[Entry]) -> str:
     lines = ["| name | family | what it is | needs |", "|---|---|---|---|"]
     for entry in entries:
         try:
-            found = entry.target.resolve()
-        except ImportError as error:
+            found = entry.spec().resolve()
+        except CodecUnavailable as error:
             raise click.ClickException(
-                f"{entry.name}: {error}; --markdown needs what all codecs of robustkit import: "
-                "pip install 'robustkit[all]'"
+                f"{error}; --markdown needs what all codecs of robustkit import: pip install 'robustkit[all]'"
             ) from error
         summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "`").rstrip(".")
         lines.append(f"| `{entry.name}` | {found.family} | {summary} | {found.needs} |")
@@ -87,10 +87,10 @@ def _row(entry: Entry, directory: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": entry.name, "family": None, "origin": entry.origin, "bpp": None}
     try:
         if entry.origin == "robustkit":
-            # Here, so that two dozen codecs share one import of torch. Without torch, load says what to install.
-            with contextlib.suppress(ImportError):
-                row["family"] = entry.target.resolve().family
-            codec = entry.spec().load()
+            # Here, so that two dozen codecs share one import of torch.
+            spec = entry.spec()
+            row["family"] = spec.resolve().family
+            codec = spec.load()
             row["bpp"] = None if codec.profile is None else codec.profile.bpp
             return {**row, "available": True, "reason": None}
         # In a worker, because importing somebody's broken codec may print, exit, hang, or crash.
@@ -98,6 +98,6 @@ def _row(entry: Entry, directory: str) -> dict[str, Any]:
             profile = workers.profile()
             row["family"] = workers.attributes.family
             row["bpp"] = None if profile is None else profile.bpp
-    except (CodecUnavailable, ImportError) as error:
+    except CodecUnavailable as error:
         return {**row, "available": False, "reason": str(error)}
     return {**row, "available": True, "reason": None}

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.codec_file import Commands
 from robustkit.outcome import Outcome
+from robustkit.pixels import check_image
 from robustkit.profile import Profile
 from robustkit.registry import load_codec
 
@@ -49,6 +50,8 @@ class CommandLine(Codec):
 
     name: str  # type: ignore[misc]
     family: str  # type: ignore[misc]
+    #: They are the codec. Its promises are of the file's quality.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"commands", "profile"})
 
     def __init__(
         self,
@@ -61,9 +64,13 @@ class CommandLine(Codec):
         self.commands = Commands(**given if quality is None else {**given, "quality": quality})
         self.name, self.family = self.commands.name, self.commands.family
         self._named_by = load_codec(self.commands.layout) if self.commands.layout else None
-        # Promises are about the file's quality.
-        own = profile is not None and quality in (None, given.get("quality"))
-        self.profile = Profile.from_mapping(profile) if own and profile is not None else None
+        self.profile = self.promised(None if profile is None else Profile.from_mapping(profile))
+
+    @classmethod
+    def changed_settings(cls, settings: Mapping[str, Any]) -> frozenset[str]:
+        changed = super().changed_settings(settings)
+        own = settings.get("commands", {}).get("quality")
+        return changed - {"quality"} if settings.get("quality") == own else changed
 
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
@@ -77,8 +84,8 @@ class CommandLine(Codec):
         return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not on the PATH{hint}"
 
     def encode(self, image: Image) -> bytes:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise EncodeError(f"{image.dtype} array of shape {image.shape}: give uint8, height x width x 3")
+        if not check_image(image, EncodeError).size:
+            raise EncodeError(f"{image.shape[1]}x{image.shape[0]}: an image has pixels")
         with tempfile.TemporaryDirectory(prefix="robustkit-") as folder:
             given, made = Path(folder, f"image{self.commands.image}"), Path(folder, f"stream{self.commands.stream}")
             PillowImage.fromarray(image).save(given, _PILLOW_FORMATS[self.commands.image])

@@ -7,9 +7,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from robustkit.codec import DecodeError, EncodeError, Image, Layout, Region
+from robustkit.codec import DecodeError, EncodeError, Layout, Region
+from robustkit.pixels import Image, check_image
 
 MAGIC = b"RF"
 VERSION = 1
@@ -92,17 +91,14 @@ def check_size(height: int, width: int, max_pixels: int, error: type[ValueError]
         raise error(f"{width}x{height} is {height * width} pixels, above max_pixels = {max_pixels}: raise it, or crop")
 
 
-def check_image(image: Image, max_pixels: int) -> None:
-    """Refuse what is no uint8 RGB image within ``max_pixels``.
+def check_fits(image: Image, max_pixels: int) -> None:
+    """Refuse what is no image, or one that no frame holds within ``max_pixels``.
 
     Raises:
         EncodeError: another dtype, another shape, or too large.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        raise EncodeError(f"an image is a uint8 array, this is {getattr(image, 'dtype', type(image).__name__)}")
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise EncodeError(f"an image has shape H x W x 3, this has {' x '.join(map(str, image.shape))}")
-    check_size(image.shape[0], image.shape[1], max_pixels, EncodeError)
+    height, width, _ = check_image(image, EncodeError).shape
+    check_size(height, width, max_pixels, EncodeError)
 
 
 def layout(stream: bytes, names: Sequence[str]) -> Layout:

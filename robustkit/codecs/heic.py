@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from PIL import Image as PillowImage
 from PIL import ImageFile
 
+from robustkit import extras
 from robustkit.codec import Layout
 from robustkit.codecs.boxes import Boxes
 from robustkit.codecs.pillow import PillowCodec, RefusingFormat, size_stamp
@@ -89,7 +89,7 @@ class Heic(RefusingFormat):
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
         """pillow-heif is an extra."""
-        return None if importlib.util.find_spec("pillow_heif") else "pip install 'robustkit[heic]'"
+        return extras.missing("pillow_heif")
 
     def layout(self, bitstream: bytes) -> Layout:
         """Name the boxes, and the fields of the image's size; all but the media data is header. Takes any bytes."""

@@ -78,8 +78,6 @@ class Jpeg(PillowCodec):
         if subsampling not in get_args(Subsampling):
             raise ValueError(f"subsampling = {subsampling!r}: one of {', '.join(get_args(Subsampling))}")
         self.subsampling = subsampling
-        if subsampling != "4:2:0":
-            self.profile = None
 
     def _write(self, image: PillowImage.Image, quality: int) -> bytes:
         buffer = io.BytesIO()

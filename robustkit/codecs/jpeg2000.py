@@ -70,8 +70,6 @@ class Jpeg2000(PillowCodec):
     ) -> None:
         super().__init__(quality=quality, bpp=bpp, truncated=truncated, check_size=check_size, max_pixels=max_pixels)
         self.packet_lengths = packet_lengths
-        if not packet_lengths:
-            self.profile = None
 
     def _write(self, image: PillowImage.Image, quality: int) -> bytes:
         return self._save(image, "dB", quality)

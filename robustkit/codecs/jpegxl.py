@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import io
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from PIL import Image as PillowImage
 from PIL import ImageFile
 
+from robustkit import extras
 from robustkit.codec import Layout
 from robustkit.codecs.boxes import Boxes
 from robustkit.codecs.pillow import PillowCodec, RefusingFormat, size_stamp
@@ -85,7 +85,7 @@ class JpegXl(RefusingFormat):
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
         """pillow-jxl-plugin is an extra."""
-        return None if importlib.util.find_spec("pillow_jxl") else "pip install 'robustkit[jpeg-xl]'"
+        return extras.missing("pillow_jxl")
 
     def layout(self, bitstream: bytes) -> Layout:
         """Name the container's boxes; all but the codestream is header. Takes any bytes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
+from robustkit import extras
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout
-from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_image, layout
+from robustkit.codecs.frame import IDENTITY_BYTES, Frame, check_fits, layout
 from robustkit.profile import Profile, Promise
 from robustkit.registry import CodecUnavailable
 
@@ -69,6 +69,8 @@ class CompressAI(Codec):
     default_quality: ClassVar[int | None] = 3
     always_hardened: ClassVar[bool] = False
     promises: ClassVar[Profile | None] = None
+    #: The guard changes no image that an undamaged stream gives.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"hardened", "max_pixels", "device"})
     known_defects: Mapping[str, str]  # type: ignore[misc]
 
     def __init__(
@@ -81,7 +83,7 @@ class CompressAI(Codec):
         max_pixels: int = 1 << 22,
         device: str = "cpu",
     ) -> None:
-        self.profile = self.promises if weights is None else None
+        self.profile = self.promised(self.promises)
         self.hardened = hardened or self.always_hardened
         self.known_defects = {} if self.hardened else dict.fromkeys(READS_BEYOND, ISSUE)
         self.max_pixels = max_pixels
@@ -166,8 +168,8 @@ class CompressAI(Codec):
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
         """compressai is an extra, and the zoo's weights are not part of it."""
-        if importlib.util.find_spec("compressai") is None:
-            return "pip install 'robustkit[learned]'"
+        if lacking := extras.missing("compressai"):
+            return lacking
         if settings.get("weights") is not None:
             return None
         quality, metric = settings.get("quality", cls.default_quality), settings.get("metric", "mse")
@@ -183,7 +185,7 @@ class CompressAI(Codec):
         Raises:
             EncodeError: another dtype or shape, a side above 65535, or more than ``max_pixels``.
         """
-        check_image(image, self.max_pixels)
+        check_fits(image, self.max_pixels)
         height, width = image.shape[:2]
         pixels = torch.tensor(image, device=self.device).permute(2, 0, 1)[None].to(torch.float32) / 255
         padded = F.pad(pixels, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
@@ -449,7 +451,7 @@ class SmallHyperprior(CompressAI):
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
         """compressai is an extra."""
-        return None if importlib.util.find_spec("compressai") else "pip install 'robustkit[learned]'"
+        return extras.missing("compressai")
 
 
 class HardenedSmallHyperprior(SmallHyperprior):

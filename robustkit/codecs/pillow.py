@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 from PIL import ImageFile, features
 
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
+from robustkit.pixels import check_image
 from robustkit.profile import Profile
 
 Truncated = Literal["refuse", "tolerate"]
@@ -56,6 +57,7 @@ class PillowCodec(Codec):
     refusals: ClassVar[tuple[type[Exception], ...]] = (SyntaxError, OSError, PillowImage.DecompressionBombError)
     #: What the default settings promise.
     promises: ClassVar[Profile | None] = None
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"max_pixels"})
 
     def __init__(
         self,
@@ -84,9 +86,12 @@ class PillowCodec(Codec):
         self.truncated = truncated
         self.check_size = check_size
         self.max_pixels = max_pixels
-        # The promises were measured with these settings, and hold for no others.
-        if self.quality == self.default_quality and truncated != "tolerate" and check_size:
-            self.profile = self.promises
+        self.profile = self.promised(self.promises)
+
+    @classmethod
+    def changed_settings(cls, settings: Mapping[str, Any]) -> frozenset[str]:
+        changed = super().changed_settings(settings)
+        return changed - {"quality"} if settings.get("quality") == cls.default_quality else changed
 
     # -- what a format says of itself -----------------------------------------------------------------------
 
@@ -116,11 +121,7 @@ class PillowCodec(Codec):
         Raises:
             EncodeError: another dtype or shape, a side of 0 or above the format's, or more than ``max_pixels``.
         """
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            raise EncodeError(f"an image is a uint8 array, this is {getattr(image, 'dtype', type(image).__name__)}")
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise EncodeError(f"an image has shape H x W x 3, this has {' x '.join(map(str, image.shape))}")
-        height, width = image.shape[:2]
+        height, width, _ = check_image(image, EncodeError).shape
         if not (1 <= height <= self.max_side and 1 <= width <= self.max_side):
             raise EncodeError(f"{width}x{height}: each side of a {self.format} file has 1 to {self.max_side} pixels")
         if height * width > self.max_pixels:

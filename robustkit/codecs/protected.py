@@ -40,6 +40,7 @@ class Protected(Codec):
         CodecUnavailable: the codec can't run here.
     """
 
+    needs: ClassVar[str] = "the extra `protection`, and what the codec within needs"
     name: str  # type: ignore[misc]
     family: ClassVar[str] = "protected"
     #: By name, of codecs with their default settings; measured by benchmarks/measure_profile.py.
@@ -68,6 +69,9 @@ class Protected(Codec):
         ),
     }
 
+    #: What the codec's name says. Those of the codec within void the promises, all of them.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"codec", "target", "n", "k", "interleave"})
+
     def __init__(
         self,
         *,
@@ -88,15 +92,19 @@ class Protected(Codec):
         self.name = f"{codec}+rs({n},{k})" + (f"+interleave({interleave})" if interleave > 1 else "")
         self.n, self.k, self.interleave, self.uncorrectable = n, k, interleave, uncorrectable
         self.inner = CodecSpec(codec, _target(target), settings).load()
-        self.profile = self.promises.get(self.name) if uncorrectable == "refuse" and not settings else None
+        self.profile = self.promised(self.promises.get(self.name))
         self._code = RSCodec(n - k, nsize=n)
 
     @classmethod
     def missing(cls, **settings: Any) -> str | None:
-        """What the codec that is protected lacks."""
+        """What the codec that is protected lacks.
+
+        Raises:
+            CodecUnavailable: it can't even be imported.
+        """
         own = ("codec", "target", "n", "k", "interleave", "uncorrectable")
         inner = {name: value for name, value in settings.items() if name not in own}
-        return why_missing(_target(settings["target"]).resolve(), inner)
+        return why_missing(CodecSpec(settings["codec"], _target(settings["target"]), inner).resolve(), inner)
 
     def encode(self, image: Image) -> bytes:
         stream = self.inner.encode(image)

@@ -25,6 +25,7 @@ from robustkit.isolation.decoded import Decoded
 from robustkit.isolation.limits import Limits
 from robustkit.isolation.process import Answer, Worker, WorkerDied, WorkerError
 from robustkit.outcome import Outcome
+from robustkit.pixels import check_image
 from robustkit.profile import Profile, ProfileError
 from robustkit.registry import CodecSpec, CodecUnavailable
 
@@ -155,8 +156,7 @@ class CodecWorkers:
             EncodeError: the codec refuses the image or the weights, or takes no weights.
             WorkerError: anything else that is not a bitstream.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"image is {image.dtype}, shape {image.shape}: give uint8, height x width x 3")
+        check_image(image)
         if weights is not None and (weights.dtype != np.uint8 or weights.ndim != 2):
             raise ValueError(f"weights are {weights.dtype}, shape {weights.shape}: give uint8, height x width")
         buffers = [np.ascontiguousarray(part) for part in (image, weights) if part is not None]

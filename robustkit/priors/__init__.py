@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from robustkit import extras
+from robustkit.priors.errors import PriorError, PriorUnavailable
 
 if TYPE_CHECKING:
     from robustkit.priors.base import Prior
@@ -24,10 +26,10 @@ def load_prior(name: str, *, device: str = "cpu", dtype: str = "float32") -> Pri
 
     Raises:
         PriorError: it can't be loaded; the message says why and what would load.
+        PriorUnavailable: a package that it needs is not installed.
     """
+    _need(name, "torch", "safetensors")
     import torch
-
-    from robustkit.priors.base import PriorError
 
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in kinds:
@@ -38,11 +40,7 @@ def load_prior(name: str, *, device: str = "cpu", dtype: str = "float32") -> Pri
         raise PriorError(f"device {device!r} can't be used here: {str(error).partition(chr(10))[0]}") from error
     folder = EMBEDDED if name == "embedded" else Path(name)
     if (folder / "model_index.json").is_file() or not folder.exists():
-        if any(importlib.util.find_spec(package) is None for package in ("diffusers", "transformers")):
-            raise PriorError(
-                f"prior {name!r} is no folder of robustkit's own, and a pipeline's folder or hub name needs "
-                "pip install 'robustkit[diffusers]'"
-            )
+        _need(name, "diffusers", "transformers")
         from robustkit.priors.flux import FluxPrior
         from robustkit.priors.latent import LatentPrior, pipeline_kind
         from robustkit.priors.stable_diffusion import StableDiffusionPrior
@@ -63,3 +61,9 @@ def load_prior(name: str, *, device: str = "cpu", dtype: str = "float32") -> Pri
         f"{folder} holds neither config.json (python -m robustkit.priors.train writes one) "
         "nor model_index.json (a diffusers pipeline's)"
     )
+
+
+def _need(prior: str, *packages: str) -> None:
+    for package in packages:
+        if lacking := extras.missing(package):
+            raise PriorUnavailable(f"prior {prior!r}: {lacking}", name=package)

@@ -11,11 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robustkit.errors import RobustkitError
-
-
-class PriorError(RobustkitError, ValueError):
-    """A prior that can't be loaded; the message says which, why, and what would load."""
+from robustkit.priors.errors import PriorError as PriorError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from robustkit import CodecUnavailable, DecodeError, EncodeError, load_codec
-from robustkit.codecs.bpg import _ue7
+from robustkit.codecs.bpg_syntax import _ue7
 from robustkit.images import photographs
 
 
@@ -143,8 +143,8 @@ def test_any_bytes_have_a_layout(data):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 8), np.uint8), "H x W x 3"),
-        (np.zeros((8, 8, 4), np.uint8), "H x W x 3"),
+        (np.zeros((8, 8), np.uint8), "height x width x 3"),
+        (np.zeros((8, 8, 4), np.uint8), "height x width x 3"),
         (np.zeros((8, 8, 3), np.uint16), "uint16"),
         (np.zeros((0, 8, 3), np.uint8), "1 to 65535"),
         (np.zeros((8, 90, 3), np.uint8), "sides of 9 pixels or more"),

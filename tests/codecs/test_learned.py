@@ -213,8 +213,8 @@ def test_other_weights_are_refused(small, image, weights):
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (np.zeros((8, 8), np.uint8), "shape H x W x 3, this has 8 x 8$"),
-        (np.zeros((8, 8, 4), np.uint8), "shape H x W x 3, this has 8 x 8 x 4"),
+        (np.zeros((8, 8), np.uint8), "uint8 array of 8 x 8: give uint8, height x width x 3$"),
+        (np.zeros((8, 8, 4), np.uint8), "uint8 array of 8 x 8 x 4: give"),
         (np.zeros((8, 8, 3), np.uint16), "uint16"),
         (np.zeros((0, 8, 3), np.uint8), "each side has 1 to 65535"),
         (np.zeros((3000, 3000, 3), np.uint8), "above max_pixels"),

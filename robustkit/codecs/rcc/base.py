@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import math
 import re
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robustkit import pixels
 from robustkit.codec import Codec, DecodeError, EncodeError, Image, Layout, Region
 from robustkit.codecs.rcc.codebook import AHEAD
 from robustkit.codecs.rcc.container import HEADER_BYTES, PRIOR_BYTES, Header, P, check_size, header_fields
@@ -59,32 +59,11 @@ class CommonSettings(TypedDict, total=False):
     dtype: str
 
 
-#: Settings that change neither the format nor what the profile promises of it.
-_NEUTRAL = frozenset({"seed", "size", "device", "dtype"})
-
-
 def check_one_rate(setting: str, value: int | None, common: CommonSettings) -> None:
     """Raise ValueError where a method's own setting of the rate, M say, is given beside ``bpp`` or ``psnr``."""
     for rate, asked in (("bpp", common.get("bpp")), ("psnr", common.get("psnr"))):
         if value is not None and asked is not None:
             raise ValueError(f"{setting} = {value} and {rate} = {asked}: give one, the other follows")
-
-
-def records_settings(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a codec know which of its settings are not the defaults: ``changed``, set before ``init`` runs."""
-
-    @functools.wraps(init)
-    def wrapped(self: Any, **settings: Any) -> None:
-        defaults: dict[str, Any] = {}
-        for kind in type(self).__mro__:
-            if "__init__" in vars(kind):
-                taken = inspect.signature(vars(kind)["__init__"]).parameters
-                defaults = {name: parameter.default for name, parameter in taken.items()} | defaults
-        if not hasattr(self, "changed"):
-            self.changed = frozenset(name for name, value in settings.items() if value != defaults.get(name))
-        init(self, **settings)
-
-    return wrapped
 
 
 class RCCCodec(Codec, Generic[P, Read]):
@@ -109,14 +88,15 @@ class RCCCodec(Codec, Generic[P, Read]):
         PriorError: the prior can't be loaded.
     """
 
+    needs: ClassVar[str] = "the extra `rcc`"
     family = "rcc"
     needs = "the extra `rcc`"
     #: The header's own settings of each bit protocol that the codec reads.
     methods: ClassVar[Mapping[int, type[Any]]]
     #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
     promises: ClassVar[Profile | None] = None
-    #: Names of the settings that are not the defaults.
-    changed: frozenset[str]
+    #: They change neither the format nor what the profile promises of it.
+    neutral_settings: ClassVar[frozenset[str]] = frozenset({"seed", "size", "device", "dtype"})
     #: With ``codebook="reference"``, the published coder that stands in for this one.
     published: Published | None = None
 
@@ -150,7 +130,7 @@ class RCCCodec(Codec, Generic[P, Read]):
             raise ValueError(f"efficiency = {efficiency}: give 0.01 to 2.55")
         if size is not None and (problem := check_size(*size)):
             raise ValueError(f"size: {problem}")
-        self.profile = None if self.changed - _NEUTRAL else self.promises
+        self.profile = self.promised(self.promises)
         self.prior = load_prior(prior, device=device, dtype=dtype)
         self.prior_name = prior
         self.schedule = usual_schedule(self.prior) if schedule is None else schedule
@@ -269,7 +249,7 @@ class RCCCodec(Codec, Generic[P, Read]):
     @torch.inference_mode()
     def _encode(self, image: Image, write: Write[P]) -> bytes:
         """The stream of ``image``, its payload by ``write``: :meth:`_write`, or as a caller would have it."""
-        check_image(image)
+        check_fits(image)
         if self.published:
             return self.published.encode(image)
         clean = self.prior.encode(_to_tensor(image, self.prior.pixel_multiple))
@@ -287,7 +267,7 @@ class RCCCodec(Codec, Generic[P, Read]):
 
         def attempt(bpp: float) -> tuple[bytes, float]:
             stream = self._stream(image, clean, write, bpp)
-            return stream, _psnr(image, self.decode(stream))
+            return stream, pixels.psnr(image, self.decode(stream))
 
         # From below: with few steps, quality falls again at rates that they can't use. One fall may be chance.
         low, high = PSNR_RATES[0], PSNR_RATES[0]
@@ -486,13 +466,10 @@ def _regions(fields: list[tuple[str, int, bool]], bits: int) -> Layout:
     return Layout(tuple(regions), bits)
 
 
-def check_image(image: object) -> None:
+def check_fits(image: object) -> None:
     """Raise EncodeError, which says why, where ``image`` is none that RCC codecs take."""
-    if not isinstance(image, np.ndarray):
-        raise EncodeError(f"{type(image).__name__}: give uint8, height x width x 3")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise EncodeError(f"{image.dtype} array of shape {image.shape}: give uint8, height x width x 3")
-    if problem := check_size(*image.shape[:2]):
+    height, width, _ = pixels.check_image(image, EncodeError).shape
+    if problem := check_size(height, width):
         raise EncodeError(problem)
 
 
@@ -501,11 +478,6 @@ def _to_tensor(image: Image, multiple: int) -> Tensor:
     padding = [(0, -side % multiple) for side in image.shape[:2]]
     padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
     return torch.from_numpy(padded).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
-
-
-def _psnr(one: Image, other: Image) -> float:
-    error = float(np.square(one.astype(np.float64) - other).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def _device_facts(device: torch.device) -> dict[str, str]:

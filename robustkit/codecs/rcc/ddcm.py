@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from robustkit.codec import Image
-from robustkit.codecs.rcc.base import CommonSettings, check_one_rate, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, check_one_rate
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.presets import takes_preset
@@ -94,7 +94,6 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
     )
 
     @takes_preset
-    @records_settings
     def __init__(
         self,
         *,

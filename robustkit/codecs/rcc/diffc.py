@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustkit.codec import Image
 from robustkit.codecs.rcc import protection
-from robustkit.codecs.rcc.base import USUAL_BPP, CommonSettings, RCCCodec, Write, by_arrival, part, records_settings
+from robustkit.codecs.rcc.base import USUAL_BPP, CommonSettings, RCCCodec, Write, by_arrival, part
 from robustkit.codecs.rcc.container import HEADER_BYTES, Header, Parameters
 from robustkit.codecs.rcc.poisson import LEAST_COORDINATES, PoissonChannel, padded_length
 from robustkit.codecs.rcc.schedule import CLOSING_LOG_SNR, START_LOG_SNR, expected_error, reverse_step
@@ -127,7 +127,6 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
         ),
     )
 
-    @records_settings
     def __init__(
         self,
         *,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustkit.codec import EncodeError, Image
-from robustkit.codecs.rcc.base import RCCCodec, Read, check_image
+from robustkit.codecs.rcc.base import RCCCodec, Read, check_fits
 from robustkit.codecs.rcc.container import Header, P
 
 
@@ -35,7 +35,7 @@ class PriorityCodec(RCCCodec[P, Read]):
             return super().encode(image)
         if self.published:
             raise EncodeError("weights with codebook 'reference': the published streams have none here")
-        check_image(image)
+        check_fits(image)
         padded = _padded(weights, image, self.prior.pixel_multiple)
 
         def write(header: Header[P], clean: Tensor) -> bytes:

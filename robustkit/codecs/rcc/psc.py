@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustkit.codec import Image
-from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, check_one_rate, coin_noise, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, RCCCodec, check_one_rate, coin_noise
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.protocol import Integers
 from robustkit.codecs.rcc.schedule import SCHEDULES, check_schedule, reverse_step
@@ -90,7 +90,6 @@ class PSC(RCCCodec[PSCParameters, Integers]):
         ),
     )
 
-    @records_settings
     def __init__(
         self,
         *,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustkit.codec import EncodeError, Image
 from robustkit.codecs.rcc import ordered
-from robustkit.codecs.rcc.base import CommonSettings, Words, check_one_rate, records_settings
+from robustkit.codecs.rcc.base import CommonSettings, Words, check_one_rate
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.payload import Payload
@@ -124,7 +124,6 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
     )
 
     @takes_preset
-    @records_settings
     def __init__(
         self,
         *,

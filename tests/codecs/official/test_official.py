@@ -18,7 +18,7 @@ from robustkit.codecs.frame import Frame
 from robustkit.images import photographs
 from robustkit.isolation import CodecWorkers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STANDINS = Path(__file__).parent / "standins"
 NAMES = ("cdc", "hific", "ms-illm", "perco", "psc-official", "stablecodec")
 #: cdc's imports take seconds in each process.
@@ -212,15 +212,15 @@ def test_the_suite_runs_on_it(name, settings, tmp_path):
     more = [
         "-k",
         "not golden and not survives",
-        "--images",
+        "--robustkit-images",
         str(tmp_path),
         "-p",
         "no:cacheprovider",
         "--rootdir",
         str(tmp_path),
     ]
-    search = os.pathsep.join([str(STANDINS), *(p for p in sys.path if "packages" in p)])
-    environment = {**os.environ, "PYTHONPATH": search}
+    search = [str(STANDINS), *filter(None, [os.environ.get("PYTHONPATH")]), *(p for p in sys.path if "packages" in p)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
     done = subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{name}.toml: 5 of 5 claims hold" in done.stdout
