@@ -146,9 +146,8 @@ class CodecSpec:
         try:
             return self._built(found)
         except ModuleNotFoundError as error:
-            if lacking := self._extra_for(error):
-                raise CodecUnavailable(f"codec {self.name!r} can't run here: {lacking}") from error
-            raise
+            lacking = self._extra_for(error) or str(error)
+            raise CodecUnavailable(f"codec {self.name!r} can't run here: {lacking}") from error
 
     def _built(self, found: Any) -> Codec:
         reason = why_missing(found, self.settings)

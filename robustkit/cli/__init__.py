@@ -1,4 +1,4 @@
-"""The command line: ``robustkit codecs``, ``encode``, ``decode``, ``corrupt``, ``replay`` and ``calibrate-prior``.
+"""The command line: ``robustkit codecs``, ``measure``, ``encode``, ``decode`` and others.
 
 A module here is a command, and ``shared`` is what several need. Exit status 0 is success, 2 is wrong usage, 1 is
 everything else that went wrong.
@@ -6,9 +6,12 @@ everything else that went wrong.
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
-from robustkit.cli import calibrate, codecs, corrupt, decode, encode, replay
+from robustkit.cli import calibrate, codecs, corrupt, decode, encode, measure, replay
 
 __all__ = ["main"]
 
@@ -30,15 +33,20 @@ A first tour:
   robustkit corrupt --channel bsc --ber 1e-4 --seed 7 photo.jpg hit.jpg
   robustkit decode --codec jpeg hit.jpg hit.png
   pytest --pyargs robustkit.conformance --codec jpeg
+  robustkit measure --codec jpeg --check
 """,
 )
 @click.version_option(package_name="robustkit")
 def main() -> None:
     """What happens to an image codec when bits flip?
 
-    These commands look at one stream. The conformance suite, which judges a codec, runs under pytest.
+    The conformance suite, which judges a codec, runs under pytest. These commands look at one stream, and `measure` at
+    what a codec can promise.
     """
+    # A codec of one's own in the working directory, as under `python -m robustkit`; last, so that it hides nothing.
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
 
 
-for _room in (codecs, encode, decode, corrupt, replay, calibrate):
+for _room in (codecs, encode, decode, corrupt, measure, replay, calibrate):
     main.add_command(_room.command)

@@ -23,9 +23,7 @@ Examples:
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
-@click.option(
-    "--markdown", is_flag=True, help="robustkit's own codecs, and what each needs, as its docs list them."
-)
+@click.option("--markdown", is_flag=True, help="robustkit's own codecs, and what each needs, as its docs list them.")
 def command(as_json: bool, markdown: bool) -> None:
     """List the codecs that are registered, and what to install where one can't run here.
 

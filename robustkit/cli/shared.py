@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec, registry
+from robustkit.registry import CodecSpec, CodecUnavailable, DuplicateCodec, UnknownCodec, registry
 from robustkit.spelling import SpellingError, settings_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def codec_options(command: Command) -> Command:
         default=300.0,
         show_default=True,
         metavar="SECONDS",
-        help="For the codec's work on this one file.",
+        help="For the codec's work on one image or stream.",
     )
     return codec(settings(seconds(command)))
 
@@ -101,17 +101,22 @@ def write(target: str, data: bytes) -> None:
         raise click.ClickException(f"{target_name(target)} can't be written: {error}") from error
 
 
+def spec_of(codec: str, settings: tuple[str, ...]) -> CodecSpec:
+    """The codec with its settings; one that can't be found is wrong usage."""
+    try:
+        return registry.get(codec).spec(**settings_of(codec, settings))
+    except (UnknownCodec, SpellingError) as error:
+        raise click.UsageError(str(error.args[0])) from error
+    except DuplicateCodec as error:
+        raise click.ClickException(str(error)) from error
+
+
 @contextlib.contextmanager
 def workers(codec: str, settings: tuple[str, ...], *, seconds: float = 300.0) -> Iterator[CodecWorkers]:
     """One worker with the codec, its every failure to load an error message."""
     from robustkit.isolation import CodecWorkers, Limits
 
-    try:
-        spec = registry.get(codec).spec(**settings_of(codec, settings))
-    except (UnknownCodec, SpellingError) as error:
-        raise click.UsageError(str(error.args[0])) from error
-    except DuplicateCodec as error:
-        raise click.ClickException(str(error)) from error
+    spec = spec_of(codec, settings)
     with tempfile.TemporaryDirectory(prefix="robustkit-") as directory:
         try:
             found = CodecWorkers(spec, limits=Limits(seconds=seconds), directory=directory)

@@ -178,8 +178,24 @@ class Subject:
             return {}
         return {self.metric: quality.measure(self.metric, original, decoded.image)}
 
-    def round_trip(self, image: str, original: Image) -> Clean:
+    def check_metric(self) -> None:
+        """Find out, before anything is decoded, whether the metric can measure every image.
+
+        Raises:
+            UnknownMetric: there is no such metric.
+            MetricUnavailable: it can't run here.
+            ValueError: it can't take images of this size.
+        """
+        for original in self.images.values():
+            quality.check(self.metric, original)
+
+    def round_trip(self, image: str, original: Image, *, measure: bool = True) -> Clean:
         """Encode and decode one image.
+
+        Args:
+            image: its name.
+            original: uint8, H x W x 3.
+            measure: whether to measure quality, which a small crop may not have in every metric.
 
         Raises:
             CleanRoundTripFailed: one of the two did not work.
@@ -196,7 +212,8 @@ class Subject:
         except Exception as error:
             raise CleanRoundTripFailed(f"{image}: layout failed: {error}") from error
         decoded = self.workers.decode(bitstream, shape=shape)
-        clean = Clean(image, original, bitstream, layout, decoded, self._measured(original, decoded))
+        metrics = self._measured(original, decoded) if measure else {}
+        clean = Clean(image, original, bitstream, layout, decoded, metrics)
         if decoded.outcome is not None:
             raise CleanRoundTripFailed(
                 f"{image}: decoding the clean stream: {decoded.outcome}: {decoded.message}", clean
@@ -263,7 +280,7 @@ class Subject:
             top, left = (max(0, (side - SMALL) // 2) for side in original.shape[:2])
             crop = np.ascontiguousarray(original[top : top + SMALL, left : left + SMALL])
             try:
-                found[name] = self.round_trip(name, crop)
+                found[name] = self.round_trip(name, crop, measure=False)
             except CleanRoundTripFailed:
                 found[name] = self.clean[name]
         return found

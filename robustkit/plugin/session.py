@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shlex
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 
 from robustkit.errors import RobustkitError
 from robustkit.judging.effort import EFFORTS
+from robustkit.judging.finding import ClaimError
 from robustkit.plugin.options import PREFIX, Options, cuda_is_here, on_xdist
 from robustkit.plugin.report import Report
 from robustkit.registry import CodecSpec, CodecUnavailable
@@ -43,6 +45,9 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.options = Options(config)
+        # A codec of one's own may lie where pytest was started, without a conftest; last, so that it hides nothing.
+        if (here := str(config.invocation_params.dir)) not in sys.path:
+            sys.path.append(here)
         self.specs = self.options.specs()
         self.report = Report(self.specs)
         self.limits = self.options.limits()
@@ -131,16 +136,19 @@ class Run:
                 self.facts[spec.name] = dict(subject.workers.describe())
                 self.report.loosened[spec.name] = subject.loosened
                 self.report.known_defects[spec.name] = subject.known_defects
-            except CodecUnavailable as error:
+            except (CodecUnavailable, ClaimError) as error:
                 raise pytest.UsageError(str(error)) from error
             except Exception as error:
                 if spec.settings:
                     given = ", ".join(f"{key}={value!r}" for key, value in spec.settings.items())
                     raise pytest.UsageError(f"codec {spec.name!r} can't be built with {given}: {error}") from error
-                if isinstance(error, RobustkitError) and spec.name in self.report.loosened:
-                    raise pytest.UsageError(str(error)) from error
                 # A codec whose constructor dies is a finding, not a mistake in the command.
                 self.facts[spec.name] = {"does not start": str(error).strip().partition("\n")[0][:200]}
+            else:
+                try:
+                    subject.check_metric()
+                except (RobustkitError, ValueError) as error:
+                    raise pytest.UsageError(f"metric {subject.metric!r} of codec {spec.name!r}: {error}") from error
             if on_xdist(self.config):
                 self.close(subject)
 

@@ -1,0 +1,294 @@
+"""``robustkit measure``: what a codec can promise, measured; or how tight what it promises already is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from robustkit import channels
+from robustkit.channels import Channel, ChannelError
+from robustkit.cli import shared
+from robustkit.errors import RobustkitError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from robustkit.judging.propose import Limit
+    from robustkit.judging.store import TrialStore
+    from robustkit.judging.subject import Subject
+    from robustkit.judging.trial import Trial
+    from robustkit.profile import Profile
+
+#: What is measured unless channels are given; those that a codec's layout has no part for are left out.
+CHANNELS = (
+    "bsc(ber=0.0001)",
+    "bsc(ber=0.001)",
+    "bsc(ber=0.01)",
+    "burst(length=32)",
+    "gilbert-elliott(ber=0.001, burst=16)",
+    "header-bsc(ber=0.01)",
+    "payload-bsc(ber=0.001)",
+    "truncation(keep=0.5)",
+)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@click.command(
+    "measure",
+    epilog="""\b
+Examples:
+  robustkit measure --codec my_codec:MyCodec
+  robustkit measure --codec jpeg --set quality=50 --channel "bsc(ber=1e-5)" --channel "burst(length=32)"
+  robustkit measure --codec codec.toml --images photographs/ --crop 256 --metric ms_ssim --out profile.toml
+  robustkit measure --codec jpeg --check
+""",
+)
+@shared.codec_options
+@click.option("--images", "folder", metavar="DIR", type=click.Path(path_type=Path),
+              help="A folder of images; without it, the six photographs in scikit-image.")  # fmt: skip
+@click.option("--crop", type=click.IntRange(min=1), metavar="PIXELS",
+              help="Side of the images' centre crops (photographs: 256).")  # fmt: skip
+@click.option("--metric", metavar="NAME", help="Of quality: psnr, ssim, ms_ssim, or one of pyiqa's.  "
+              "[default: the codec's own profile's, or psnr]")  # fmt: skip
+@click.option("--channel", "texts", metavar="CHANNEL", multiple=True,
+              help="Damage to measure under, such as bsc(ber=1e-3); repeatable.  [default: eight kinds; with --check, "
+              "those that are promised]")  # fmt: skip
+@click.option("--trials", type=click.IntRange(min=1), default=50, show_default=True, metavar="N",
+              help="For each image and channel.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), default=CORES, show_default="one a core", metavar="N",
+              help="Decoding processes.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the trials; the suite has 0.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="The profile, as TOML.  [default: NAME.profile.toml]")  # fmt: skip
+@click.option("--check", is_flag=True, help="Say how tight the profile is that the codec declares; write none.")
+def command(
+    codec: str,
+    settings: tuple[str, ...],
+    folder: Path | None,
+    crop: int | None,
+    metric: str | None,
+    texts: tuple[str, ...],
+    trials: int,
+    workers: int,
+    seed: int,
+    time_limit: float,
+    out: Path | None,
+    check: bool,
+) -> None:
+    """Measure what a codec can promise: seeded trials on each channel, and the tightest profile that they prove.
+
+    The profile is one that 99 of 100 runs of the suite with the quick effort prove. It goes into FILE, for
+    --robustkit-profile, and as Python to paste into the codec's class it ends the output.
+
+    Trials are kept beside FILE, in FILE.trials.jsonl: a run that was stopped goes on where it was. Trials of other
+    pixels, streams, settings or sources of the codec are not taken for these.
+
+    With --check, exit status 1 says that a declared limit is not proved.
+    """
+    from robustkit.images import ImageError, from_folder, photographs
+    from robustkit.isolation import Limits
+    from robustkit.judging.propose import ProposalError, as_python, examine, propose
+    from robustkit.judging.store import TrialStore
+    from robustkit.judging.subject import Subject, slug
+
+    console = _console()
+    started = time.monotonic()
+    spec = shared.spec_of(codec, settings)
+    try:
+        given = list(dict.fromkeys(channels.parse(text) for text in texts))
+        images = photographs(crop or 256) if folder is None else from_folder(folder, crop=crop)
+    except (ChannelError, ImageError) as error:
+        raise click.UsageError(str(error)) from error
+    target = out or Path(f"{slug(codec)}.profile.toml")
+    with tempfile.TemporaryDirectory(prefix="robustkit-") as directory:
+        subject = Subject(
+            spec,
+            images=images,
+            directory=Path(directory),
+            metric=metric,
+            trials=trials,
+            limits=Limits(seconds=time_limit),
+            workers=workers,
+            seed=seed,
+        )
+        try:
+            _ = subject.workers
+            subject.check_metric()
+            declared = _promising(subject, metric) if check else None
+            wanted = _wanted(subject, given, declared)
+            store = TrialStore(target.with_name(f"{target.name}.trials.jsonl"), subject, tell=console.print)
+            measured = _measure(store, subject, wanted)
+            bpp, quality = subject.clean_bpp, subject.clean_quality
+            if declared is not None:
+                profile = replace(declared, promises=tuple(p for p in declared.promises if p.channel in measured))
+                sys.exit(0 if _show_check(console, profile, examine(profile, measured), subject) else 1)
+            profile, limits = propose(measured, bpp=bpp, quality=quality, metric=subject.metric)
+        except ProposalError as error:
+            raise click.UsageError(str(error)) from error
+        except (RobustkitError, ValueError) as error:
+            raise click.ClickException(f"{codec}: {error}") from error
+        finally:
+            subject.close()
+        _show(console, subject.metric, measured, limits)
+        try:
+            target.write_text(profile.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"{target} can't be written: {error}") from error
+        console.print(
+            f"{codec}: clean {quality:.4g} {subject.metric} at {bpp:.4f} bpp; {len(images)} images, {trials} trials of "
+            f"each on {len(measured)} channels; {time.monotonic() - started:.0f} s; profile written to {target}\n",
+            highlight=False,
+        )
+        click.echo(as_python(profile))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Wide where nobody watches, so that a table in a log is whole.
+    return Console(width=None if sys.stdout.isatty() else 132)
+
+
+def _promising(subject: Subject, metric: str | None) -> Profile:
+    """The codec's own profile, which has promises in ``metric``."""
+    declared = subject.declared
+    if declared is None or not declared.promises:
+        raise click.UsageError(f"{subject.name} declares no promises: measure some without --check")
+    if metric not in (None, declared.metric):
+        raise click.UsageError(f"--metric {metric}: {subject.name} declares its promises in {declared.metric}")
+    return declared
+
+
+def _wanted(subject: Subject, given: list[Channel], declared: Profile | None) -> list[Channel]:
+    """The channels that were asked for; or else those that are promised; or else the usual ones that are possible."""
+    if declared is not None:
+        promised = [promise.channel for promise in declared.promises]
+        for channel in given:
+            if channel not in promised:
+                raise click.UsageError(f"--channel {channel}: {subject.name} promises nothing there")
+        return given or promised
+    if given:
+        return given
+    possible = []
+    for text in CHANNELS:
+        channel = channels.parse(text)
+        region = getattr(channel, "region", None)
+        layouts = [clean.layout for clean in subject.clean.values()]
+        if region is None or all(len(layout.bits_of(header=region == "header")) for layout in layouts):
+            possible.append(channel)
+    return possible
+
+
+def _measure(store: TrialStore, subject: Subject, wanted: Sequence[Channel]) -> dict[Channel, list[Trial]]:
+    """The trials on each channel, run unless they are stored, under a bar with an estimate of the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    jobs = {channel: subject.jobs(channel) for channel in wanted}
+    total = sum(map(len, jobs.values()))
+    left = sum(len(store.missing(mine)) for mine in jobs.values())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("trials", total=total, completed=total - left)
+        try:
+            for channel, mine in jobs.items():
+                progress.update(task, description=str(channel))
+                for _ in store.run(mine):
+                    progress.advance(task)
+        except KeyboardInterrupt:
+            click.echo(f"stopped at {len(store)} trials, kept in {store.path}: the same command goes on", err=True)
+            sys.exit(130)
+    return {channel: store.trials(mine) for channel, mine in jobs.items()}
+
+
+def _show(console: Console, metric: str, measured: Mapping[Channel, Sequence[Trial]], limits: Sequence[Limit]) -> None:
+    from robustkit.judging import assess
+    from robustkit.judging.assess import interval
+    from robustkit.judging.propose import RUNS, remark
+
+    table = _table(
+        "measured, with one-sided 95% bounds",
+        *("channel", "trials", "mean drop", "p5 drop", "corrupted", "refused", "s/decode"),
+    )
+    for channel, trials in measured.items():
+        has_image = any(t.drop(metric) is not None for t in trials)
+        bounds = (assess.mean_drop(trials, metric), assess.p5_drop(trials, metric))
+        drops = [interval(bound, 3) if has_image else "no image" for bound in bounds]
+        shares = [interval(bound, 3) for bound in (assess.corrupted(trials), assess.refused(trials))]
+        seconds = sum(t.seconds for t in trials) / len(trials)
+        table.add_row(str(channel), str(len(trials)), *drops, *shares, f"{seconds:.3g}")
+    console.print(table)
+    table = _table(
+        f"proposed; shares of {RUNS} resampled quick runs that prove it",
+        *("channel", "promise", "at most", "proved", "20% tighter", ""),
+    )
+    for limit in limits:
+        where = "all promises" if limit.channel is None else str(limit.channel)
+        shares = [f"{limit.kept:.1%}", f"{limit.tighter_kept:.1%}"]
+        table.add_row(where, limit.quantity, f"{limit.value:g}", *shares, remark(limit, metric))
+    console.print(table)
+
+
+def _show_check(console: Console, profile: Profile, limits: Sequence[Limit], subject: Subject) -> bool:
+    """Say how tight ``profile`` is; whether each of its limits is proved."""
+    from robustkit.judging.finding import Verdict
+    from robustkit.judging.propose import RUNS, remark
+
+    quality, bpp = subject.clean_quality, subject.clean_bpp
+    console.print(
+        f"clean: {quality:.4g} {profile.metric}, declared {profile.quality:g}; "
+        f"{bpp:.4f} bpp, declared at most {profile.bpp:g}",
+        highlight=False,
+    )
+    table = _table(
+        f"declared; shares of {RUNS} resampled quick runs that prove it",
+        *("channel", "promise", "at most", "this run", "proved", "20% tighter", ""),
+    )
+    loose = 0
+    for limit in limits:
+        note = remark(limit, profile.metric)
+        if limit.tighter_kept >= 0.99 and limit.value > 0 and not note.startswith("at the floor"):
+            note, loose = "loose: 20% less is proved too", loose + 1
+        channel = "all promises" if limit.channel is None else str(limit.channel)
+        shares = [f"{limit.kept:.1%}", f"{limit.tighter_kept:.1%}"]
+        table.add_row(channel, limit.quantity, f"{limit.value:g}", str(limit.first), *shares, note)
+    console.print(table)
+    failed = [limit for limit in limits if limit.first is not Verdict.KEPT]
+    short = subject.drop(profile.quality, quality) > 0 or bpp > profile.bpp
+    said = [f"{len(limits) - len(failed)} of {len(limits)} limits are proved", f"{loose} could be 20% tighter"]
+    if short:
+        said.append("clean rate or quality is not what is declared")
+    console.print(f"{subject.name}: {'; '.join(said)}", highlight=False)
+    return not failed and not short
+
+
+def _table(title: str, *headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading)
+    return table
