@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class RobustkitError(Exception):
-    """Base of every public error: ``except robustkit.RobustkitError`` catches what robustkit says, and no bug of its own."""
+    """Base of every public error: ``except RobustkitError`` catches what robustkit says, and no bug of its own."""

@@ -20,7 +20,16 @@ def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site-packages")
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *offline, "--target", folder, ROOT / "tests" / "plugin" / "plugin_package"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            *offline,
+            "--target",
+            folder,
+            ROOT / "tests" / "plugin" / "plugin_package",
+        ],
         check=True,
         timeout=300,
     )
