@@ -14,13 +14,11 @@ import click
 from measure_profile import CORES, Measured, Seen, console, corrupted, mean_drop, under_test
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from robustkit.trial import CleanRoundTripFailed, CodecUnderTest
 
-from robustkit import channels, images, registry, statistics
-from robustkit.cli import _settings
-from robustkit.pytest_plugin import _names
+from robustkit import channels, images, registry, spelling, statistics
 from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec
 from robustkit.statistics import Bound
-from robustkit.trial import CleanRoundTripFailed, CodecUnderTest
 
 CODECS = "jpeg,ddcm,diffc,psc,turbo-ddcm,robust-turbo-ddcm"
 CHANNELS = ("bsc(ber=0.0001)", "bsc(ber=0.001)", "bsc(ber=0.01)")
@@ -46,7 +44,8 @@ def row(name: str, subject: CodecUnderTest, seen: Sequence[Sequence[Seen]]) -> s
 @click.command(context_settings={"show_default": True})
 @click.option("--codec", "codecs", default=CODECS, help="Names, separated by commas.")
 @click.option("--bpp", default=0.4, help="The rate that each is set to, in bits per pixel.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of every codec; repeatable.")
+@click.option("--set", "settings", metavar="[NAME:]KEY=VALUE", multiple=True,
+              help="A setting of every codec, or of the one called NAME; repeatable.")  # fmt: skip
 @click.option("--trials", default=10, help="Trials an image and channel.")
 @click.option("--channel", "names", multiple=True, default=CHANNELS, help="Repeatable.")
 @click.option("--images", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Photographs.")
@@ -69,11 +68,12 @@ def main(
     The trials are kept in OUT.CODEC.trials.json, so a run that was stopped goes on. Intervals are one-sided 95% bounds
     on each side, with images as clusters.
     """
-    given = {"bpp": bpp, **_settings(settings)}
     photographs = images.photographs(crop=crop) if folder is None else images.from_folder(folder, crop=crop)
     try:
         wanted = [channels.parse(name).name for name in names]
-        specs = {name: registry.get(name).spec(**given) for name in _names(codecs)}
+        own = spelling.settings(settings, spelling.names(codecs))
+        given = {name: {"bpp": bpp, **mine} for name, mine in own.items()}
+        specs = {name: registry.get(name).spec(**given[name]) for name in given}
     except (UnknownCodec, DuplicateCodec, ValueError) as error:
         raise click.UsageError(str(error.args[0])) from error
     lines, rates = [], {}
@@ -89,7 +89,7 @@ def main(
                 with under_test(spec, photographs, trials=trials, workers=workers, progress=tell) as subject:
                     key = {
                         "codec": subject.own_name,
-                        "settings": given,
+                        "settings": given[name],
                         "facts": subject.workers.describe(),
                         "images": sorted(photographs),
                         "crop": crop,

@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.pretty import Pretty
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from robustkit.trial import CleanRoundTripFailed, CodecUnderTest, SearchEffort, Trial
 
 from robustkit import Image, Outcome, Profile, Promise, channels, images, registry, statistics
-from robustkit.cli import _settings
 from robustkit.isolation import Limits
 from robustkit.pytest_plugin import EFFORTS
 from robustkit.registry import CodecSpec, CodecUnavailable, DuplicateCodec, UnknownCodec
+from robustkit.spelling import settings_of
 from robustkit.statistics import Bound, Verdict
-from robustkit.trial import CleanRoundTripFailed, CodecUnderTest, SearchEffort, Trial
 
 CHANNELS = (
     "bsc(ber=0.0001)",
@@ -367,8 +367,8 @@ def main(
     The trials are kept in OUT.trials.json, a channel at a time.
     """
     started = time.monotonic()
-    given = _settings(settings) | ({"device": device} if device == "cuda" else {})
     try:
+        given = settings_of(codec, settings) | ({"device": device} if device == "cuda" else {})
         spec = registry.get(codec).spec(**given)
         # The canonical spelling, which seeds the trials.
         wanted = [channels.parse(name).name for name in names]

@@ -202,7 +202,7 @@ def batches(settings: dict[str, Any], image: Image, repeats: int) -> Iterator[Ro
     for text in ("bsc(ber=0.001)", "bsc(ber=0.0001)", "burst(length=32)"):
         noise = channels.parse(text)
         damaged = [
-            noise.sample(layout.bits, channels.generator(codec.name, "batch", noise.name, number), layout).apply(stream)
+            noise.draw(layout.bits, layout, codec=codec.name, image="batch", trial=number).apply(stream)
             for number in range(STREAMS)
         ]
         singly, together = medians(repeats, *batch_or_not(codec, damaged))
@@ -219,7 +219,7 @@ def repair(settings: dict[str, Any], image: Image, repeats: int) -> Iterator[Row
     """The order-aware decoder's work on a stream whose every step is hit."""
     codec = RobustTurboDDCM(selection="largest", protect=0.0, decoder="plain", **settings)
     stream, noise = codec.encode(image), channels.parse("bsc(ber=0.02)")
-    damaged = noise.sample(8 * len(stream), channels.generator(codec.name, "repair", noise.name, 0)).apply(stream)
+    damaged = noise.draw(8 * len(stream), codec=codec.name, image="repair", trial=0).apply(stream)
     header, payload = codec._parse(damaged)
     believe = partial(ordered.believe, _protocol(header), *_payload(header).read(payload))
     (repairing, _), (decoding, _) = medians(repeats, believe, partial(codec.decode, damaged))

@@ -67,7 +67,7 @@ class Comparison:
         noise, codec = channels.parse(channel), self.codecs["plain"]
         for image, stream in self.streams.items():
             damaged = [
-                noise.sample(8 * len(stream), channels.generator(codec.name, image, noise.name, number)).apply(stream)
+                noise.draw(8 * len(stream), codec=codec.name, image=image, trial=number).apply(stream)
                 for number in range(trials)
             ]
             for decoder in DECODERS:

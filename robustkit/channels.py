@@ -7,7 +7,6 @@ which IEEE 754 rounds alike everywhere, so one seed gives one pattern on every p
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -22,13 +21,19 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.codec import Layout
+from robustkit.errors import RobustkitError
+from robustkit.layout import Layout
 from robustkit.patterns import ErrorPattern
+from robustkit.spelling import nearest
 
 Positions = npt.NDArray[np.int64]
 
 #: The part of a stream that a channel may be limited to.
 Part = Literal["header", "payload"]
+
+
+class ChannelError(RobustkitError, ValueError):
+    """A channel that can't be read, a parameter out of range, or a stream that it can't be drawn for."""
 
 
 def generator(codec: str, image: str, channel: str, trial: int, *, seed: int = 0) -> np.random.Generator:
@@ -87,9 +92,23 @@ class Channel(ABC):
             layout: the stream's regions; only a channel limited to one part of the stream needs it.
 
         Raises:
-            ValueError: the channel needs a layout and has none, or one of another stream, or one without that
+            ChannelError: the channel needs a layout and has none, or one of another stream, or one without that
                 part.
         """
+
+    def draw(
+        self, bits: int, layout: Layout | None = None, *, codec: str, image: str, trial: int, seed: int = 0
+    ) -> ErrorPattern:
+        """The damage of one trial: the one place that seeds a channel and samples it.
+
+        Args:
+            bits, layout: as :meth:`sample` takes them.
+            codec, image, trial, seed: what the generator is keyed with; see :func:`generator`.
+
+        Raises:
+            ChannelError: as :meth:`sample`.
+        """
+        return self.sample(bits, generator(codec, image, self.name, trial, seed=seed), layout)
 
 
 @dataclass(frozen=True)
@@ -139,12 +158,12 @@ class GilbertElliott(Channel):
         _real(self, "burst", 1, math.inf)
         _real(self, "ber", 0, 1)
         if not self.ber < self.bad:
-            raise ValueError(
+            raise ChannelError(
                 f"{self}: ber = {self.ber:g} must be below bad = {self.bad:g}, the bad state's bit error rate"
             )
         least = self.ber / (self.bad - self.ber)
         if self.burst < least * (1 - 1e-9):
-            raise ValueError(
+            raise ChannelError(
                 f"{self}: bursts of {self.burst:g} bits can't fill a share of {self.ber / self.bad:g}: "
                 f"give burst = {least:g} or more"
             )
@@ -229,7 +248,7 @@ class Truncation(Channel):
     def __post_init__(self) -> None:
         _real(self, "keep", 0, 1)
         if self.keep == 1:
-            raise ValueError(f"{self} cuts nothing off: give a keep below 1")
+            raise ChannelError(f"{self} cuts nothing off: give a keep below 1")
 
     @property
     def severity(self) -> float:
@@ -278,12 +297,12 @@ def parse(text: str) -> Channel:
     ``parse(str(channel)) == channel`` for every channel.
 
     Raises:
-        ValueError: an unknown channel or parameter (the message names the nearest), a parameter that is
+        ChannelError: an unknown channel or parameter (the message names the nearest), a parameter that is
             missing or given twice, or a value out of range.
     """
     found = re.fullmatch(r"\s*([\w-]+)\s*\(([^()]*)\)\s*", text)
     if found is None:
-        raise ValueError(f"channel {text!r} can't be read: write it like bsc(ber=1e-3)")
+        raise ChannelError(f"channel {text!r} can't be read: write it like bsc(ber=1e-3)")
     named, inside = found.groups()
     names = {c: (cls, None) for c, cls in CHANNELS.items()} | {
         f"{part}-{c}": (cls, part)
@@ -292,25 +311,25 @@ def parse(text: str) -> Channel:
         if "region" in {f.name for f in fields(cls)}
     }
     if named not in names:
-        raise ValueError(f"no channel is named {named!r}: {_nearest(named, names)}")
+        raise ChannelError(f"no channel is named {named!r}: {nearest(named, names)}")
     cls, part = names[named]
     known = {f.name: f for f in fields(cls) if f.name != "region"}
     values: dict[str, Any] = {}
     for item in inside.split(",") if inside.strip() else []:
         key, _, value = (s.strip() for s in item.partition("="))
         if key not in known:
-            raise ValueError(f"{text!r}: {named} has no parameter {key!r}: {_nearest(key, known)}")
+            raise ChannelError(f"{text!r}: {named} has no parameter {key!r}: {nearest(key, known)}")
         if key in values:
-            raise ValueError(f"{text!r}: {key} is given twice")
+            raise ChannelError(f"{text!r}: {key} is given twice")
         number = int if known[key].type == "int" else float
         try:
             values[key] = number(value)
         except ValueError:
             kind = "an integer" if number is int else "a number"
-            raise ValueError(f"{text!r}: {key} = {value!r} is not {kind}") from None
+            raise ChannelError(f"{text!r}: {key} = {value!r} is not {kind}") from None
     missing = [k for k, f in known.items() if f.default is MISSING and k not in values]
     if missing:
-        raise ValueError(f"{text!r}: {missing[0]} is missing: {named}({', '.join(f'{k}=…' for k in missing)})")
+        raise ChannelError(f"{text!r}: {missing[0]} is missing: {named}({', '.join(f'{k}=…' for k in missing)})")
     return cls(**values, **({"region": part} if part else {}))
 
 
@@ -361,13 +380,13 @@ def _within(channel: Channel, part: Part | None, bits: int, layout: Layout | Non
     if part is None:
         return None
     if layout is None:
-        raise ValueError(f"{channel} needs the stream's layout: pass layout=codec.layout(bitstream)")
+        raise ChannelError(f"{channel} needs the stream's layout: pass layout=codec.layout(bitstream)")
     if layout.bits != bits:
-        raise ValueError(f"{channel}: the layout is of {layout.bits} bits, the stream has {bits}")
+        raise ChannelError(f"{channel}: the layout is of {layout.bits} bits, the stream has {bits}")
     within = layout.bits_of(header=part == "header")
     if not len(within):
         # No damage at all would let a promise about this part pass unseen.
-        raise ValueError(f"{channel}: the codec's layout names no {part} bits; promise {channel.kind} instead")
+        raise ChannelError(f"{channel}: the codec's layout names no {part} bits; promise {channel.kind} instead")
     return within
 
 
@@ -376,30 +395,24 @@ def _real(channel: Channel, name: str, low: float, high: float) -> None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{channel.kind}: {name} = {value!r} is not a number") from None
+        raise ChannelError(f"{channel.kind}: {name} = {value!r} is not a number") from None
     if not (low <= number <= high and math.isfinite(number)):
         bounds = f"{low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
-        raise ValueError(f"{channel.kind}: {name} = {value!r} is out of range: give {bounds}")
+        raise ChannelError(f"{channel.kind}: {name} = {value!r} is out of range: give {bounds}")
     object.__setattr__(channel, name, number)
 
 
 def _whole(channel: Channel, name: str, low: int) -> None:
     value = getattr(channel, name)
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{channel.kind}: {name} = {value!r} is out of range: give an integer of at least {low}")
+        raise ChannelError(f"{channel.kind}: {name} = {value!r} is out of range: give an integer of at least {low}")
     object.__setattr__(channel, name, int(value))
 
 
 def _part(channel: BSC | Burst) -> None:
     if channel.region not in (None, "header", "payload"):
-        raise ValueError(f"{channel.kind}: region = {channel.region!r}: give 'header' or 'payload', or leave it out")
+        raise ChannelError(f"{channel.kind}: region = {channel.region!r}: give 'header' or 'payload', or leave it out")
 
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
-
-
-def _nearest(wrong: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"

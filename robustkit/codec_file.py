@@ -13,12 +13,10 @@ from typing import Any
 
 from robustkit.errors import RobustkitError
 from robustkit.profile import Profile, ProfileError
+from robustkit.spelling import SpellingError, size
 
 #: Types of image that a command may read or write.
 IMAGE_TYPES = (".png", ".ppm", ".bmp", ".tif")
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])iB")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class CodecFileError(RobustkitError, ValueError):
@@ -153,10 +151,10 @@ def _commands(data: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(read["seconds"], int | float) or not read["seconds"] > 0:
             raise CodecFileError(f"seconds = {read['seconds']!r}: give a positive number")
     if "memory" in data:
-        size = _SIZE.fullmatch(_text("memory", data["memory"]))
-        if size is None:
-            raise CodecFileError(f"memory = {data['memory']!r}: write a size like '800MiB' or '2GiB'")
-        read["memory"] = int(float(size[1]) * _UNITS[size[2]])
+        try:
+            read["memory"] = size(_text("memory", data["memory"]))
+        except SpellingError as error:
+            raise CodecFileError(f"memory = {error}") from error
     if "refused" in data:
         statuses = data["refused"]
         if not isinstance(statuses, list) or not all(type(s) is int and 1 <= s <= 255 for s in statuses):

@@ -6,6 +6,7 @@ Everything comes out as uint8, H x W x 3, RGB; what cannot be had without a loss
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,22 +91,26 @@ def centre_crop(image: Image, crop: int, name: str) -> Image:
     return np.ascontiguousarray(image[top : top + crop, left : left + crop])
 
 
-def read(path: str | Path, *, note: Callable[[str], None] | None = None) -> Image:
+def read(path: str | Path, *, data: bytes | None = None, note: Callable[[str], None] | None = None) -> Image:
     """Read one image file with Pillow as uint8, H x W x 3, RGB.
 
     Grey and palette images become RGB, a fully opaque alpha channel is left off, and an Exif orientation is
     applied: each loses nothing, and each is told to ``note``.
 
+    Args:
+        data: the file's bytes where they came another way, through a pipe; ``path`` is then for messages alone.
+
     Raises:
         ImageError: unreadable; or 16-bit, transparent, CMYK and the like, whose conversion is the user's.
     """
     try:
-        with PillowImage.open(path) as opened:
+        with PillowImage.open(path if data is None else io.BytesIO(data)) as opened:
             deep = any(";16" in str(tile.args) for tile in getattr(opened, "tile", []))
             oriented = ImageOps.exif_transpose(opened)
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        hint = " (Pillow knows no such image format)" if isinstance(error, PIL.UnidentifiedImageError) else ""
-        raise ImageError(f"{path} can't be read as an image{hint}: {error}") from error
+        # What Pillow says then names no more than the file, or the bytes' place in memory.
+        why = "Pillow knows no such image format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        raise ImageError(f"{path} can't be read as an image: {why}") from error
     tell = note or (lambda _: None)
     if oriented.size != opened.size or opened.getexif().get(0x0112, 1) != 1:
         tell(f"{path}: turned upright as its Exif orientation says")

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.codec import Layout
+from robustkit.layout import Layout
 from robustkit.patterns import ErrorPattern
 
 

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from robustkit.channels import Channel, ChannelError, parse
 from robustkit.errors import RobustkitError
 
 
@@ -17,24 +18,35 @@ class ProfileError(RobustkitError, ValueError):
     """A profile that can't be read; the message names the key, its value, and what is allowed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Promise:
     """The promise for one severity of one channel.
 
     Attributes:
-        channel: a channel as ``robustkit.channels.parse`` reads it: ``"bsc(ber=1e-3)"``.
+        channel: which; it may be given by its name, as ``robustkit.channels.parse`` reads it: ``"bsc(ber=1e-3)"``.
         mean_drop: largest mean loss of quality against the clean decode, in the metric's unit (dB).
         p5_drop: largest loss at the 5th percentile of quality, that is, of the worst trial in twenty.
         corrupted: largest share of trials that give no usable image, 0 to 1.
+
+    Raises:
+        ProfileError: an unknown channel or one out of range, a limit that is not finite, a share outside 0 to 1.
     """
 
-    channel: str
+    channel: Channel
     mean_drop: float
     p5_drop: float
     corrupted: float = 0.0
 
-    def __post_init__(self) -> None:
-        _check(self, self.channel + " ", shares=("corrupted",))
+    def __init__(self, channel: Channel | str, mean_drop: float, p5_drop: float, corrupted: float = 0.0) -> None:
+        if isinstance(channel, str):
+            try:
+                channel = parse(channel)
+            except ChannelError as error:
+                raise ProfileError(str(error)) from error
+        given = {"channel": channel, "mean_drop": mean_drop, "p5_drop": p5_drop, "corrupted": corrupted}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+        _check(self, f"{channel} ", shares=("corrupted",))
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,13 @@ class Profile:
     metric: str = "psnr"
 
     def __post_init__(self) -> None:
-        named = [p.channel for p in self.promises]
+        named = [str(p.channel) for p in self.promises]
         twice = {c for c in named if named.count(c) > 1}
         if twice:
             raise ProfileError(f"channel {sorted(twice)[0]!r} is promised twice")
         _check(self, "", shares=("refused",))
+        if self.bpp < 0:
+            raise ProfileError(f"bpp = {self.bpp!r} is a rate: give 0 or more")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Profile:
@@ -71,12 +85,16 @@ class Profile:
         """
         try:
             return cls.from_mapping(tomllib.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ProfileError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ProfileError(f"{path}: {error}") from error
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> Profile:
-        """Read a profile from what :meth:`to_toml` writes, parsed."""
+        """Read a profile from what :meth:`to_mapping` gives, or what :meth:`to_toml` writes, parsed.
+
+        Raises:
+            ProfileError: an unknown or missing key, or a value out of range.
+        """
         top = dict(data)
         promises = top.pop("promises", [])
         if not isinstance(promises, list) or not all(isinstance(p, dict) for p in promises):
@@ -85,11 +103,19 @@ class Profile:
         profile: Profile = _build(cls, top, "profile")
         return replace(profile, promises=built)
 
+    def to_mapping(self) -> dict[str, Any]:
+        """The profile as numbers, strings and lists, which JSON and TOML can hold; channels by their names."""
+        top = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "promises"}
+        rows = [{f.name: getattr(promise, f.name) for f in fields(promise)} for promise in self.promises]
+        return {**top, "promises": [{**row, "channel": str(row["channel"])} for row in rows]}
+
     def to_toml(self) -> str:
         """The profile as TOML text."""
-        lines = [f"{f.name} = {_toml(getattr(self, f.name))}" for f in fields(self) if f.name != "promises"]
-        for promise in self.promises:
-            lines += ["", "[[promises]]"] + [f"{f.name} = {_toml(getattr(promise, f.name))}" for f in fields(promise)]
+        top = self.to_mapping()
+        rows = top.pop("promises")
+        lines = [f"{name} = {_toml(value)}" for name, value in top.items()]
+        for row in rows:
+            lines += ["", "[[promises]]"] + [f"{name} = {_toml(value)}" for name, value in row.items()]
         return "\n".join(lines) + "\n"
 
     def loosened_from(self, declared: Profile) -> list[str]:
@@ -123,7 +149,7 @@ def _build(kind: type[Any], data: Mapping[str, Any], where: str) -> Any:
     for key, value in data.items():
         if key not in known:
             raise ProfileError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
-        wanted = str if known[key].type == "str" else (int, float)
+        wanted = str if known[key].type in ("str", "Channel") else (int, float)
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise ProfileError(f"{where}: {key} = {value!r} is not a {'string' if wanted is str else 'number'}")
     try:
@@ -143,8 +169,15 @@ def _toml(value: str | float) -> str:
 def _check(data: Profile | Promise, where: str, *, shares: tuple[str, ...]) -> None:
     for item in fields(data):
         value = getattr(data, item.name)
-        # A NaN is neither looser nor tighter than anything: it would turn a promise off unseen.
-        if isinstance(value, float) and math.isnan(value):
-            raise ProfileError(f"{where}{item.name} = {value!r} is not a number")
+        # A NaN is neither looser nor tighter than anything: it would turn a promise off unseen. So would infinity.
+        if isinstance(value, int | float) and not _finite(value):
+            raise ProfileError(f"{where}{item.name} = {value!r} is not a finite number")
         if item.name in shares and not 0 <= value <= 1:
             raise ProfileError(f"{where}{item.name} = {value!r} is a share: give 0 to 1")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -19,6 +18,7 @@ from robustkit.codec import Codec, adapt
 from robustkit.codec_file import CodecFileError, read
 from robustkit.errors import RobustkitError
 from robustkit.extras import way_out
+from robustkit.spelling import nearest
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
@@ -261,8 +261,7 @@ class Registry:
             module, _, attribute = name.partition(":")
             if module and attribute:
                 return Entry(name, Target(module, attribute), module)
-        near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._entries)) or 'none'}"
+        hint = nearest(name, self._entries, cutoff=0.3)
         raise UnknownCodec(
             f"no codec named {name!r}: {hint}  (`robustkit codecs` lists all; package.module:attribute works too)"
         )

@@ -1,4 +1,4 @@
-"""Confidence bounds from seeded trials, clustered by image, and the verdict they give on a promise.
+"""Confidence bounds from seeded trials, clustered by image.
 
 Trials of one image resemble one another, so images are the units: k images with n trials each say much less about
 images in general than k*n independent trials would. Every function takes ``values[image]``, the trials of each image
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +22,6 @@ Floats = npt.NDArray[np.float64]
 #: Confidence of a bound unless told otherwise.
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
-
-
-class Verdict(StrEnum):
-    """What a bound says about a declared limit."""
-
-    KEPT = "kept"  #: the whole interval is within the limit
-    BROKEN = "broken"  #: the whole interval is beyond it
-    UNPROVED = "unproved"  #: the limit is inside the interval: more images or trials would tell
 
 
 @dataclass(frozen=True)
@@ -50,28 +41,6 @@ class Bound:
     high: float
     confidence: float = CONFIDENCE
     two_sided: bool = False
-
-
-def judge(bound: Bound, declared: float, *, at_least: bool = False) -> Verdict:
-    """Whether a quantity was shown to stay at or below what was declared; with ``at_least``, at or above.
-
-    With one-sided bounds, each verdict but ``UNPROVED`` is wrong with probability at most ``1 - confidence``.
-    """
-    low, high, limit = (-bound.high, -bound.low, -declared) if at_least else (bound.low, bound.high, declared)
-    if high <= limit:
-        return Verdict.KEPT
-    return Verdict.BROKEN if low > limit else Verdict.UNPROVED
-
-
-def judge_share(bound: Bound, declared: float) -> Verdict:
-    """As :func:`judge`, for a share of trials declared at most.
-
-    A declared share of exactly 0 can be disproved but never proved: it is kept for as long as no event is seen,
-    however many trials that took; ``bound.high`` says what share they leave possible.
-    """
-    if declared == 0 and not math.isnan(bound.estimate):
-        return Verdict.KEPT if bound.estimate == 0 else Verdict.BROKEN
-    return judge(bound, declared)
 
 
 def trials_to_prove(share: float, *, confidence: float = CONFIDENCE) -> int:
@@ -219,8 +188,8 @@ def improvement_bound(
 ) -> Bound:
     """How much less quality is lost at more damage: above 0 if more damage seems better. Paired by image.
 
-    ``judge(improvement_bound(less, more), margin) is Verdict.BROKEN`` says that quality rises with damage by more
-    than ``margin``, beyond noise. A suite tests many pairs, hence the higher confidence.
+    A lower end above a margin says that quality rises with damage by more than that, beyond noise. A suite tests many
+    pairs, hence the higher confidence.
 
     Args:
         less: drops of quality at the lower severity, by image.

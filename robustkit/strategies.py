@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from robustkit.codec import Layout
+from robustkit.layout import Layout
 from robustkit.patterns import ErrorPattern
 
 

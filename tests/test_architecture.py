@@ -1,5 +1,6 @@
 """The layers hold, no module escapes them, and what must be light to import is."""
 
+import ast
 import pkgutil
 import subprocess
 import sys
@@ -12,8 +13,13 @@ import robustkit
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"][0]
-#: In the wheel only, or no more than a way in.
-OUTSIDE = {"robustkit.conformance", "robustkit.__main__"}
+#: No more than a way in.
+OUTSIDE = {"robustkit.__main__"}
+#: What extras bring, by the name it is imported by.
+EXTRAS = {
+    *("av", "compressai", "constriction", "diffusers", "gmpy2", "matplotlib", "pillow_heif", "pillow_jxl", "pyiqa"),
+    *("reedsolo", "safetensors", "torch", "transformers"),
+}
 HEAVY = ("torch", "diffusers", "transformers", "skimage", "PIL", "pyiqa", "matplotlib", "scipy", "robustkit.codecs")
 
 
@@ -74,9 +80,60 @@ def test_nothing_heavy_is_imported(program):
     assert not [name for name in loaded for heavy in HEAVY if name == heavy or name.startswith(f"{heavy}.")]
 
 
+def test_the_plugin_adds_little_to_the_start_of_pytest():
+    """Whoever has robustkit installed loads its plugin with every run of pytest, also of tests about something else.
+
+    What it loads is printed with its time, but no time is asserted: a loaded machine would fail it.
+    """
+    program = "import pytest, robustkit.pytest_plugin"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    # import time: self [us] | cumulative | imported package, indented by two for each import that asked for it
+    timed = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    lines = [line.removeprefix("import time:").split("|") for line in timed]
+    times = {name.strip(): (int(own), int(total)) for own, total, name in lines if own.strip().isdigit()}
+    own = {name: time for name, (time, _) in times.items() if name.partition(".")[0] == "robustkit"}
+    print(f"robustkit.pytest_plugin: {times['robustkit.pytest_plugin'][1] / 1000:.1f} ms, of these its own modules:")
+    for name, time in sorted(own.items(), key=lambda item: -item[1]):
+        print(f"{time / 1000:8.1f} ms  {name}")
+    packages = {name.partition(".")[0] for name in times.keys() - own.keys()} - sys.stdlib_module_names
+    print("packages, pytest's among them:", ", ".join(sorted(packages)))
+    assert "robustkit.registry" in own
+    assert not packages & {*HEAVY, "click", "hypothesis", "jinja2", "rich"}
+    assert not [name for name in own if name.startswith("robustkit.codecs")]
+
+
 def test_judging_a_codec_needs_no_torch():
-    done = run("import robustkit.trial, robustkit.golden_files, robustkit.replay, sys; print(*sys.modules)")
+    rooms = ", ".join(f"robustkit.judging.{room}" for room in ("search", "evidence", "golden_files"))
+    done = run(f"import {rooms}, sys; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
     loaded = done.stdout.split()
     assert "robustkit.isolation" in loaded
     assert not [n for n in loaded if n in ("torch", "pyiqa") or n.startswith("robustkit.codecs")]
+
+
+def imported_at_the_top(file):
+    """Top-level packages that importing the module ``file`` imports at once."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+
+
+def test_what_extras_bring_is_imported_only_where_it_is_used():
+    """Without the extras everything but codecs and priors can be imported; there, torch stands at a module's top."""
+    eager = {}
+    for folder in ("robustkit", "conformance"):
+        for file in sorted(ROOT.joinpath(folder).rglob("*.py")):
+            eager[file.relative_to(ROOT)] = EXTRAS & set(imported_at_the_top(file))
+    own = {file: names for file, names in eager.items() if names and not {"codecs", "priors"} & set(file.parts)}
+    assert not own
+    assert any("torch" in names for names in eager.values())

@@ -108,6 +108,14 @@ def noted(path):
     return read(path, note=notes.append), notes
 
 
+def test_an_image_s_bytes_are_read_under_a_name(tmp_path):
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    PillowImage.fromarray(image).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(read("a pipe", data=(tmp_path / "x.png").read_bytes()), image)
+    with pytest.raises(ImageError, match=r"^a pipe can't be read as an image: Pillow knows no such image format$"):
+        read("a pipe", data=b"")
+
+
 @pytest.mark.parametrize(("mode", "word"), [("L", "grey"), ("1", "grey"), ("P", "palette")])
 def test_grey_and_palette_become_rgb_with_a_note(tmp_path, mode, word):
     path = saved(tmp_path / "a.png", mode=mode)

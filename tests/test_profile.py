@@ -1,6 +1,6 @@
 """Profiles survive TOML, refuse what isn't a promise, and notice when they were loosened."""
 
-import math
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,18 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustkit import Profile, ProfileError, Promise
+from robustkit.channels import BSC, Burst
 
-numbers = st.floats(allow_nan=False)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
 shares = st.floats(0, 1)
+named = (
+    st.builds(BSC, shares) | st.builds(Burst, st.integers(1, 10**6)) | st.builds(BSC, shares, region=st.just("header"))
+)
 text = st.text(st.characters(codec="utf-8"), max_size=12)
 profiles = st.builds(
     Profile,
-    bpp=numbers,
+    bpp=st.floats(0, 1e9),
     quality=numbers,
     refused=shares,
     metric=text,
     promises=st.lists(
-        st.builds(Promise, channel=text, mean_drop=numbers, p5_drop=numbers, corrupted=shares),
+        st.builds(Promise, channel=named, mean_drop=numbers, p5_drop=numbers, corrupted=shares),
         max_size=4,
         unique_by=lambda p: p.channel,
     ).map(tuple),
@@ -69,10 +73,18 @@ def test_a_profile_written_by_hand_is_read(tmp_path):
         ("bpp = 0.4", "bbp = 0.4", "profile: unknown key 'bbp'; known: bpp, quality, refused, metric"),
         ("bpp = 0.4", 'bpp = "low"', "profile: bpp = 'low' is not a number"),
         ("bpp = 0.4", "bpp = true", "profile: bpp = True is not a number"),
-        ("bpp = 0.4", "bpp = nan", "bpp = nan is not a number"),
+        ("bpp = 0.4", "bpp = nan", "bpp = nan is not a finite number"),
+        ("bpp = 0.4", "bpp = -0.1", "bpp = -0.1 is a rate: give 0 or more"),
+        ("bpp = 0.4", "bpp = 1" + 400 * "0", "bpp = 10+ is not a finite number"),
+        ("bpp = 0.4", "bpp = " + 2000 * "[", "nested|recursion|Invalid value"),
+        ("p5_drop = 1", "p5_drop = inf", r"bsc\(ber=0.001\) p5_drop = inf is not a finite number"),
+        ("ber=0.001", "bar=0.001", "bsc has no parameter 'bar': did you mean ber"),
+        ("ber=0.001", "ber=2", r"bsc: ber = 2.0 is out of range"),
+        ("bsc(ber=0.001)", "bcs(ber=0.001)", "no channel is named 'bcs': did you mean bsc"),
+        ("ber=0.01", "ber=1e-3", r"channel 'bsc\(ber=0.001\)' is promised twice"),
         ("bpp = 0.4", "bpp = 0.4\nmetric = 3", "metric = 3 is not a string"),
         ("refused = 0.01", "refused = 1.5", "refused = 1.5 is a share: give 0 to 1"),
-        ("mean_drop = 0.3", "mean_drop = nan", r"bsc\(ber=0.001\) mean_drop = nan is not a number"),
+        ("mean_drop = 0.3", "mean_drop = nan", r"bsc\(ber=0.001\) mean_drop = nan is not a finite number"),
         ("corrupted = 0.1", "corrupted = -1", r"bsc\(ber=0.01\) corrupted = -1 is a share"),
         ("p5_drop = 4", "p5drop = 4", r"promises\[1\]: unknown key 'p5drop'"),
         ("p5_drop = 4", "", r"promises\[1\]: required and missing: p5_drop$"),
@@ -123,7 +135,7 @@ def promising(**changes) -> Profile:
         (replace(DECLARED, metric="lpips"), ["metric is lpips, declared psnr"]),
         (replace(DECLARED, promises=DECLARED.promises[1:]), ["bsc(ber=0.001) is not promised"]),
         (promising(mean_drop=0.31), ["bsc(ber=0.001) mean_drop 0.31 > 0.3"]),
-        (promising(p5_drop=math.inf), ["bsc(ber=0.001) p5_drop inf > 1"]),
+        (promising(p5_drop=30.0), ["bsc(ber=0.001) p5_drop 30 > 1"]),
         (promising(corrupted=0.5), ["bsc(ber=0.001) corrupted 0.5 > 0"]),
         (replace(DECLARED, bpp=0.3, quality=30.0, refused=0.0), []),
         (promising(mean_drop=0.1), []),
@@ -132,3 +144,15 @@ def promising(**changes) -> Profile:
 )
 def test_loosening_is_noticed_and_tightening_is_not(profile, says):
     assert profile.loosened_from(DECLARED) == says
+
+
+def test_two_spellings_of_a_channel_are_one_promise():
+    """W4: ``bsc(ber=1e-3)`` in a given profile against ``bsc(ber=0.001)`` in the codec's."""
+    assert Promise("bsc(ber=1e-3)", 1, 2) == Promise(BSC(0.001), 1, 2)
+    given = replace(DECLARED, promises=(Promise("bsc( ber = 1e-3 )", 0.3, 1.0), DECLARED.promises[1]))
+    assert given.loosened_from(DECLARED) == []
+
+
+@given(profiles)
+def test_a_profile_survives_json(profile):
+    assert Profile.from_mapping(json.loads(json.dumps(profile.to_mapping(), allow_nan=False))) == profile

@@ -1,4 +1,4 @@
-"""Quality metrics: against scikit-image's, without a download, and without a trace on Pillow."""
+"""Quality metrics: against scikit-image's and pyiqa's, without a download, and without a trace on Pillow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import skimage.color
 import skimage.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import ImageFile
 
 from robustkit import quality
@@ -57,28 +59,102 @@ def test_what_is_no_pair_of_images_is_refused(reference, image, reason):
         measure("psnr", reference, image)
 
 
-def test_psnr_loads_neither_pyiqa_nor_torch():
-    program = """
-import sys, numpy as np
-from robustkit.quality import METRICS, measure
-image = np.zeros((8, 8, 3), np.uint8)
-assert METRICS["psnr"].higher_is_better and measure("psnr", image, image) == 100
-assert not {"torch", "pyiqa"} & set(sys.modules)
-"""
+def in_a_new_process(program):
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-def test_ssim_is_scikit_image_s_on_luminance(pair):
-    # pyiqa rounds the luminance to whole grey levels.
-    luminance = [np.round(255 * skimage.color.rgb2yiq(image)[..., 0]) for image in pair]
+def test_the_kit_s_own_metrics_load_neither_pyiqa_nor_torch():
+    in_a_new_process("""
+import sys, numpy as np
+from robustkit.quality import METRICS, measure
+image = np.zeros((161, 161, 3), np.uint8)
+for name, equal in {"psnr": 100, "ssim": 1, "ms_ssim": 1}.items():
+    assert METRICS[name].higher_is_better and METRICS[name].package == "robustkit"
+    assert name in METRICS and measure(name, image, image) == equal
+assert not {"torch", "pyiqa"} & set(sys.modules)
+""")
+
+
+def test_without_pyiqa_the_message_names_its_extra_and_its_licence():
+    in_a_new_process("""
+import sys
+sys.modules["pyiqa"] = sys.modules["torch"] = None  # as if they were not installed
+import numpy as np
+from robustkit.quality import METRICS, MetricUnavailable, UnknownMetric, measure
+image = np.zeros((161, 161, 3), np.uint8)
+assert list(METRICS) == ["ms_ssim", "psnr", "ssim"] and len(METRICS) == 3
+assert measure("ms_ssim", image, image) == 1 and "lpips" not in METRICS
+for ask in (lambda: METRICS["lpips"], lambda: measure("lpips", image, image)):
+    try:
+        ask()
+    except MetricUnavailable as error:
+        assert "'lpips' is not among psnr, ssim, ms_ssim" in str(error)
+        assert "pip install 'robustkit[metrics]'" in str(error) and "PolyForm Noncommercial" in str(error)
+    else:
+        raise AssertionError
+try:
+    METRICS["MS-SSIM"]
+except UnknownMetric as error:
+    assert "'MS-SSIM': did you mean ms_ssim" in str(error) and "robustkit[metrics]" in str(error)
+else:
+    raise AssertionError
+""")
+
+
+def test_ssim_is_scikit_image_s_on_luma(pair):
+    luma = [np.round(255 * skimage.color.rgb2yiq(image)[..., 0]) for image in pair]
     expected = skimage.metrics.structural_similarity(
-        *luminance, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        *luma, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     assert measure("ssim", *pair) == pytest.approx(expected, abs=1e-5)
-    assert measure("ssim", pair[0], pair[0]) == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("metric", ["ms_ssim", "vif", "gmsd"])
+@pytest.mark.parametrize("metric", ["ssim", "ms_ssim"])
+@pytest.mark.parametrize("shape", [(192, 192), (161, 192), (171, 163)])
+def test_ssim_is_pyiqa_s(metric, shape):
+    """Promises in these metrics were measured with pyiqa: they keep their meaning."""
+    pytest.importorskip("pyiqa")
+    import torch
+
+    # Noise adds structure; a negative's is below zero everywhere, and pyiqa takes that as none.
+    model = quality._model(metric, "cpu")
+    reference = photographs(crop=192)["rocket"][: shape[0], : shape[1]]
+    noise = np.random.default_rng(0).integers(-40, 41, reference.shape)
+    codec = Jpeg(quality=10)
+    for image in (
+        codec.decode(codec.encode(reference)),
+        np.clip(reference + noise, 0, 255).astype(np.uint8),
+        255 - reference,
+        np.zeros_like(reference),
+    ):
+        one, two = (torch.from_numpy(i.copy()).permute(2, 0, 1)[None] / 255 for i in (image, reference))
+        assert measure(metric, reference, image) == pytest.approx(float(model(one, two)), abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["ssim", "ms_ssim"])
+def test_ssim_is_1_for_equal_images_falls_with_noise_and_is_symmetric(metric, pair):
+    reference, _ = pair
+    noise = np.random.default_rng(0).standard_normal(reference.shape)
+    noisy = [np.clip(reference + sigma * noise, 0, 255).astype(np.uint8) for sigma in (0, 4, 16, 64)]
+    values = [measure(metric, reference, image) for image in noisy]
+    assert values[0] == 1
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == len(values)
+    assert values == [measure(metric, image, reference) for image in noisy]
+
+
+@given(st.integers(0, 255), st.integers(0, 255))
+@settings(max_examples=20, deadline=None)
+def test_ssim_of_flat_images_is_that_of_their_means(one, two):
+    """There is no structure to compare, at any scale, and both have as much of it."""
+    flat = [np.full((176, 176, 3), level, np.uint8) for level in (one, two)]
+    light = (0.01 * 255) ** 2
+    expected = (2 * one * two + light) / (one**2 + two**2 + light)
+    assert measure("ssim", *flat) == pytest.approx(expected, rel=1e-9)
+    assert measure("ms_ssim", *flat) == pytest.approx(expected**0.1333, rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["ssim", "ms_ssim", "vif", "gmsd"])
 def test_a_worse_image_measures_worse(pair, metric):
     reference, image = pair
     worse = Jpeg(quality=3)
@@ -109,10 +185,30 @@ def test_metrics_of_sets_are_not_offered():
     assert len(METRICS) == len(list(METRICS))
 
 
-def test_an_image_too_small_for_the_metric_is_a_value_error():
-    image = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"ms_ssim can't measure images of shape \(8, 8, 3\)"):
-        measure("ms_ssim", image, image)
+@pytest.mark.parametrize("metric", ["ssim", "ms_ssim"])
+def test_an_image_too_small_for_the_metric_is_a_value_error(metric):
+    smallest = METRICS[metric].smallest
+    enough, short = np.zeros((smallest, smallest, 3), np.uint8), np.zeros((smallest + 9, smallest - 1, 3), np.uint8)
+    quality.check(metric, enough)
+    assert measure(metric, enough, enough) == 1
+    reason = rf"{metric} can't measure images of shape .*{smallest - 1}, 3\): give at least {smallest} pixels a side"
+    for ask in (lambda: quality.check(metric, short), lambda: measure(metric, short, short)):
+        with pytest.raises(ValueError, match=reason):
+            ask()
+
+
+def test_a_size_that_a_metric_of_pyiqa_can_t_take_is_known_before_anything_is_decoded():
+    assert METRICS["vif"].smallest is None
+    quality.check("vif", photographs(crop=64)["coffee"])
+    with pytest.raises(ValueError, match=r"vif can't measure .*\(8, 8, 3\)"):
+        quality.check("vif", np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_a_value_error(pair, value, monkeypatch):
+    monkeypatch.setattr(quality, "_model", lambda metric, device: lambda image, reference: value)
+    with pytest.raises(ValueError, match=rf"^gmsd can't measure these images, .* it came to {value}$"):
+        measure("gmsd", *pair)
 
 
 @pytest.mark.parametrize("metric", ["lpips", "niqe"])
@@ -140,6 +236,6 @@ def test_pillow_s_switch_is_left_alone(pair, switch, monkeypatch):
 
     quality._model.cache_clear()
     monkeypatch.setattr("pyiqa.create_metric", create)
-    assert measure("ssim", *pair) == 1.0
+    assert measure("gmsd", *pair) == 1.0
     quality._model.cache_clear()
     assert ImageFile.LOAD_TRUNCATED_IMAGES is switch

@@ -201,8 +201,8 @@ def test_promises_are_void_where_a_setting_is_changed_that_is_not_neutral():
             super().__init__(**{"side": 3, **settings})
 
     for kind in (Careful, Derived):
-        for chosen in ({}, {"threads": 4}, {"side": 1, "threads": 1}):
-            assert kind(**chosen).profile is promises
+        for settings in ({}, {"threads": 4}, {"side": 1, "threads": 1}):
+            assert kind(**settings).profile is promises
         assert kind(side=2, threads=4).profile is None
 
 

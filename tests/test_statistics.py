@@ -8,12 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from robustkit.judging.assess import judge, judge_share
+from robustkit.judging.finding import Verdict
 from robustkit.statistics import (
     Bound,
-    Verdict,
     improvement_bound,
-    judge,
-    judge_share,
     mean_bound,
     percentile_bound,
     share_bound,

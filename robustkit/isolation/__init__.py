@@ -12,8 +12,9 @@ POSIX only. Linux gives everything; elsewhere there is no resident-set watchdog,
 only between two decodes.
 """
 
+from robustkit.isolation.decoded import Decoded, fingerprint
 from robustkit.isolation.limits import Limits
 from robustkit.isolation.process import WorkerError
-from robustkit.isolation.workers import Attributes, CodecWorkers, Decoded
+from robustkit.isolation.workers import Attributes, CodecWorkers
 
-__all__ = ["Attributes", "CodecWorkers", "Decoded", "Limits", "WorkerError"]
+__all__ = ["Attributes", "CodecWorkers", "Decoded", "Limits", "WorkerError", "fingerprint"]

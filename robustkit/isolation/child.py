@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import dataclasses
 import faulthandler
+import hashlib
 import inspect
 import json
 import math
@@ -144,14 +145,18 @@ class _Child:
         profile = getattr(codec, "profile", None)
         if profile is not None and not isinstance(profile, Profile):
             raise CodecUnavailable(f"codec {request['name']!r}: profile is a {_kind(profile)}, not a robustkit.Profile")
-        if request["memory"]:
+        device = _device(codec)
+        # CUDA reserves far more address space than it uses; the parent watches the resident set in any case.
+        if request["memory"] and device == "cpu":
             cap_address_space(request["memory"])
         self._surroundings = Surroundings((0, 1, 2, self._socket.fileno(), self._file))
         return {
             "name": str(getattr(codec, "name", request["name"])),
             "family": str(getattr(codec, "family", "")),
             "known_defects": {str(k): str(v) for k, v in dict(getattr(codec, "known_defects", {})).items()},
-            "profile": None if profile is None else dataclasses.asdict(profile),
+            "device": device,
+            "sources": _sources(target.module),
+            "profile": None if profile is None else profile.to_mapping(),
             "batched": getattr(type(codec), "decode_batch", Codec.decode_batch) is not Codec.decode_batch,
             "resident": resident(),
             "peak": peak_bytes(resource.getrusage(resource.RUSAGE_SELF)),
@@ -223,6 +228,30 @@ class _Child:
                 images.append(image)
                 results.append({"size": [int(n) for n in image.shape[:2]]})
         return results, images
+
+
+def _device(codec: object) -> str:
+    """The device class that a loaded codec computes on, whatever its settings said: the one place that knows."""
+    kind = str(getattr(codec, "device", "")).partition(":")[0]
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if kind == "cuda" or (cuda is not None and cuda.is_initialized()):
+        return "cuda"
+    return "cpu"
+
+
+def _sources(module: str) -> str:
+    """SHA-256 of the files of all loaded modules of the package of ``module``; of robustkit, the codecs' alone."""
+    package = module.partition(".")[0]
+    ours = ("robustkit.codecs", "robustkit.priors")
+    prefixes = ours if package == "robustkit" else (package,)
+    digest = hashlib.sha256()
+    for name, found in sorted(sys.modules.items()):
+        file = getattr(found, "__file__", None)
+        if file is not None and any(name == p or name.startswith(f"{p}.") for p in prefixes):
+            digest.update(name.encode(errors="replace"))
+            with contextlib.suppress(OSError), open(file, "rb") as source:
+                digest.update(hashlib.sha256(source.read()).digest())
+    return digest.hexdigest()
 
 
 def _misshapen(found: object, shape: list[int] | None) -> str | None:

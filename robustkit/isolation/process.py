@@ -75,20 +75,17 @@ class Worker:
     Args:
         spec: the codec; its settings must be JSON (and paths).
         limits: time and memory.
-        cap: whether the process gets an address-space limit; CUDA reserves far more than it uses.
         environment: variables for the process on top of this one's.
     """
 
-    def __init__(
-        self, spec: CodecSpec, limits: Limits, *, cap: bool, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, spec: CodecSpec, limits: Limits, *, environment: Mapping[str, str] | None = None) -> None:
         if INSIDE in os.environ:
             raise WorkerError(
                 "a codec's module starts workers while a worker imports it: put that under if __name__ == '__main__'"
             )
         self._limits = limits
         self._environment = {**_ALLOCATOR, **_PATIENCE, **os.environ, **(environment or {}), INSIDE: "1"}
-        self._order = _order(spec, limits.memory if cap else 0)
+        self._order = _order(spec, limits.memory)
         self._name = spec.name
         self._python = spec.python
         if self._python is not None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from robustkit.codec import DecodeError, EncodeError, Image, Layout, Region
+from robustkit.isolation.decoded import Decoded
 from robustkit.isolation.limits import Limits
 from robustkit.isolation.process import Answer, Worker, WorkerDied, WorkerError
 from robustkit.outcome import Outcome
@@ -29,33 +30,20 @@ from robustkit.profile import Profile, ProfileError
 from robustkit.registry import CodecSpec, CodecUnavailable
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What came of one bitstream.
+class Attributes(NamedTuple):
+    """What a codec says of itself, see :class:`robustkit.Codec`, and what its worker saw once it was loaded.
 
     Attributes:
-        image: uint8, H x W x 3; ``None`` where there is an outcome.
-        outcome: why there is no image; ``None`` for an image that nobody has compared yet.
-        message: the exception, the signal with its traceback, what was wrong with the shape.
-        seconds: time in ``decode``, or until the worker was given up; a batch's time is shared out evenly.
-        warnings: Python warnings during the decode, "Category: text"; and what went wrong with its batch, if anything.
-        stream: where the bitstream is kept on disk, after a failure.
+        name, family, known_defects: the codec's own.
+        device: device class that it computes on: "cpu", "cuda".
+        sources: SHA-256 of the Python files that its package had loaded by then, in hexadecimal.
     """
-
-    image: Image | None
-    outcome: Outcome | None
-    message: str = ""
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    stream: Path | None = None
-
-
-class Attributes(NamedTuple):
-    """What a codec says of itself: see :class:`robustkit.Codec`."""
 
     name: str
     family: str
     known_defects: Mapping[str, str]
+    device: str
+    sources: str
 
 
 @dataclass(frozen=True)
@@ -74,8 +62,6 @@ class CodecWorkers:
             ``OMP_NUM_THREADS``, unless that is set already.
         limits: time and memory of one decode.
         directory: bitstreams are written here before they are decoded, and stay here after a failure.
-        device_is_cuda: no address-space limit then, which CUDA's reservations would exceed; the resident set is
-            watched in any case.
         batch: largest number of bitstreams in one ``decode_batch``.
 
     Raises:
@@ -89,7 +75,6 @@ class CodecWorkers:
         workers: int = 1,
         limits: Limits | None = None,
         directory: str | os.PathLike[str],
-        device_is_cuda: bool = False,
         batch: int = 16,
     ) -> None:
         if workers < 1 or batch < 1:
@@ -105,7 +90,7 @@ class CodecWorkers:
         environment = _share_of_cores(workers)
         try:
             for _ in range(workers):
-                worker = Worker(spec, limits or Limits(), cap=not device_is_cuda, environment=environment)
+                worker = Worker(spec, limits or Limits(), environment=environment)
                 self._workers.append(worker)
                 self._idle.put(worker)
             about = self._workers[0].about()
@@ -117,7 +102,7 @@ class CodecWorkers:
         except BaseException:
             self.close()
             raise
-        self._attributes = Attributes(about["name"], about["family"], about["known_defects"])
+        self._attributes = Attributes(**{name: about[name] for name in Attributes._fields})
         self._batched = bool(about["batched"])
         self._description: dict[str, str] | None = None
 
@@ -135,7 +120,7 @@ class CodecWorkers:
 
     @property
     def attributes(self) -> Attributes:
-        """The codec's name, family and known defects."""
+        """What the codec is."""
         return self._attributes
 
     @property

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import suites
 
 from robustkit import channels, registry
 from robustkit.images import photographs
 from robustkit.isolation import CodecWorkers
 
-CONFORMANCE = str(Path(__file__).parents[2] / "conformance")
+CONFORMANCE = str(suites.CONFORMANCE)
 CLASSICAL = ("avif", "bpg", "heic", "jpeg", "jpeg-restart", "jpeg-xl", "jpeg2000", "png", "webp")
 #: PNG and JPEG XL refuse nearly all damaged streams, which leaves no loss to tighten.
 LOSING = (*(name for name in CLASSICAL if name not in ("png", "jpeg-xl")), "hyperprior-small-hardened")
@@ -36,7 +37,7 @@ def test_a_profile_tighter_by_a_fifth_fails(name: str, pytester: pytest.Pytester
     )
     file = pytester.makefile(".toml", promises=tighter.to_toml())
     damage = ("-k", "clean or degrades or corrupted or refused")
-    result = pytester.runpytest_subprocess(CONFORMANCE, "--codec", name, *damage, "--profile", str(file))
+    result = pytester.runpytest_subprocess(CONFORMANCE, "--codec", name, *damage, "--robustkit-profile", str(file))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"{name}: does not conform*"])
     result.stdout.no_fnmatch_line("*FAILED *test_clean*")

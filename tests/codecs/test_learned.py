@@ -282,7 +282,18 @@ def test_training_writes_what_the_codec_loads(tmp_path):
             Image.fromarray(photograph).save(tmp_path / folder / f"{number}.png")
     out = tmp_path / "out.safetensors"
     for iterations in ("6", "10"):
-        options = ["--iterations", iterations, "--widths", "8,12", "--batch", "2", "--every", "3", "--crop", "64"]
+        options = [
+            "--iterations",
+            iterations,
+            "--widths",
+            "8,12",
+            "--batch",
+            "2",
+            "--every",
+            "3",
+            "--crop",
+            "64",
+        ]
         done = CliRunner().invoke(main, [str(tmp_path), "--out", str(out), *options], catch_exceptions=False)
         assert done.exit_code == 0
     assert "resumed at iteration 6" in done.output

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import suites
 
 from robustkit.codecs.jpeg import Jpeg
 from robustkit.codecs.rcc.turbo import RobustTurboDDCM
 
-CONFORMANCE = str(Path(__file__).parents[2] / "conformance")
+CONFORMANCE = str(suites.CONFORMANCE)
 DAMAGE = "clean or degrades or corrupted"
 
 
@@ -26,7 +26,7 @@ def test_jpeg_breaks_the_promises_of_robust_turbo_ddcm(pytester: pytest.Pytester
     if own_rate:
         promises = replace(promises, bpp=own.bpp, quality=own.quality)
     file = pytester.makefile(".toml", promises=promises.to_toml())
-    result = pytester.runpytest_subprocess(CONFORMANCE, "--codec", "jpeg", "-k", DAMAGE, "--profile", str(file))
+    result = pytester.runpytest_subprocess(CONFORMANCE, "--codec", "jpeg", "-k", DAMAGE, f"--robustkit-profile={file}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     if own_rate:
         result.stdout.fnmatch_lines_random(

@@ -268,9 +268,7 @@ def test_a_worker_that_died_between_two_decodes_costs_neither(stream: bytes, cle
 
 
 def test_the_resident_set_is_watched_where_the_address_space_is_not_capped(stream: bytes, tmp_path: Path) -> None:
-    with CodecWorkers(
-        spec(hostile.NativeMemoryBomb), directory=tmp_path, limits=PATIENT, device_is_cuda=True
-    ) as workers:
+    with CodecWorkers(spec(hostile.NativeMemoryBombOnCuda), directory=tmp_path, limits=PATIENT) as workers:
         bad = workers.decode(damaged(stream))
         assert bad.outcome is Outcome.EXHAUSTED
         assert "limit of 256 MiB" in bad.message
@@ -326,7 +324,7 @@ def test_the_rest_of_the_contract_crosses_over(picture: Image, stream: bytes, tm
         assert workers.layout(b"").regions[0] == Region("header", 0, 0, header=True)
         assert workers.describe() == {}
         assert workers.profile() == hostile.Honest.profile
-        assert workers.attributes == ("hostile-honest", "hostile", {})
+        assert workers.attributes[:4] == ("hostile-honest", "hostile", {}, "cpu")
         with pytest.raises(EncodeError, match="at most 4096 a side"):
             workers.encode(np.zeros((1, 4097, 3), dtype=np.uint8))
         with pytest.raises(ValueError, match="float64"):
@@ -421,7 +419,7 @@ def test_nothing_that_a_worker_sends_is_believed_unchecked(tmp_path: Path) -> No
     """A worker that answers another request, or announces more bytes than there are, is replaced."""
     from robustkit.isolation import process, wire
 
-    worker = Worker(spec(hostile.Honest), PATIENT, cap=False)
+    worker = Worker(spec(hostile.Honest), PATIENT)
     try:
         worker.about()
         answer = worker.ask("describe")

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_conformance import make_suite
+from suites import make_suite
 
-from robustkit import ErrorPattern, Layout, Outcome, Region, golden_files
-from robustkit.golden_files import GoldenError, Tolerance
+from robustkit import ErrorPattern, Layout, Outcome, Region
+from robustkit.isolation import Decoded
+from robustkit.judging import golden_files
+from robustkit.judging.golden_files import GoldenError, Tolerance
 
 RNG = np.random.default_rng(0)
 PHOTOGRAPHS = {name: RNG.integers(0, 256, (16, 12, 3), dtype=np.uint8) for name in ("cat", "dog")}
@@ -19,6 +21,7 @@ def subject(
     encode=lambda image: image.tobytes(),
     change=lambda image: image,
     refuse=(),
+    fate=None,
     repeats=(),
     facts={"prior": "1a2b"},  # noqa: B006
 ):
@@ -27,16 +30,18 @@ def subject(
     def decode(bitstreams, *, shape):
         found = []
         for i, stream in enumerate(bitstreams):
-            if i in refuse:
-                found.append(Outcome.REFUSED)
+            if fate is not None:
+                found.append(Decoded(None, fate))
+            elif i in refuse:
+                found.append(Decoded(None, Outcome.REFUSED))
             else:
-                found.append(change(np.frombuffer(stream, np.uint8).reshape(*shape, 3)))
+                found.append(Decoded(change(np.frombuffer(stream, np.uint8).reshape(*shape, 3)), None))
         return found
 
     def layout(stream):
         return Layout((Region("pixels", 0, 8 * len(stream)),), 8 * len(stream))
 
-    return golden_files.Subject("store", "cpu", {}, facts, encode, layout, decode, repeats)
+    return golden_files.Coder("store", "cpu", {}, facts, encode, layout, decode, repeats)
 
 
 @pytest.fixture
@@ -125,7 +130,7 @@ def test_pixels_may_stray_within_the_tolerance_and_no_further(folder):
 
 def test_the_tolerance_follows_the_repeats(tmp_path):
     def wobbly(bitstreams, *, shape):
-        return [np.frombuffer(s, np.uint8).reshape(*shape, 3) // 2 for s in bitstreams]
+        return [Decoded(np.frombuffer(s, np.uint8).reshape(*shape, 3) // 2, None) for s in bitstreams]
 
     golden_files.record(tmp_path, subject(repeats=[wobbly]), PHOTOGRAPHS)
     assert golden_files.read(tmp_path).tolerance.maximum == 2 * 128
@@ -138,7 +143,7 @@ def test_an_outcome_that_changes_on_repeats_is_not_recorded(tmp_path):
 
 
 def test_a_failure_is_not_recorded(tmp_path):
-    broken = subject(change=lambda image: Outcome.CRASHED)
+    broken = subject(fate=Outcome.CRASHED)
     with pytest.raises(GoldenError, match="photograph cat, clean: the decode was crashed"):
         golden_files.record(tmp_path, broken, PHOTOGRAPHS)
     assert list(tmp_path.iterdir()) == []
@@ -255,7 +260,7 @@ def suite(pytester):
 
     def run(*args):
         return pytester.runpytest_subprocess(
-            "conformance", "--crop=64", "-k", "golden", "-p", "no:cacheprovider", *args
+            "conformance", "--robustkit-crop=64", "-k", "golden", "-p", "no:cacheprovider", *args
         )
 
     run.path = pytester.path
@@ -267,12 +272,13 @@ def output(result):
 
 
 def test_updating_fails_once_then_passes_and_sees_a_change_in_the_decoder(suite):
-    options = ("--codec", "plain", "--golden-dir", "mine")
+    options = ("--codec", "plain", "--robustkit-golden-dir", "mine")
     skipped = suite("--codec", "plain", "-rs")
     skipped.assert_outcomes(skipped=2, deselected=18)
-    assert "pytest conformance --codec plain -k golden --golden-update --golden-dir DIR" in output(skipped)
+    recording = "pytest conformance --codec plain -k golden --robustkit-golden-update --robustkit-golden-dir DIR"
+    assert recording in output(skipped)
 
-    first = suite(*options, "--golden-update")
+    first = suite(*options, "--robustkit-golden-update")
     first.assert_outcomes(failed=1, passed=1, deselected=18)
     assert "golden rewritten in mine/plain/cpu: review and run again" in output(first)
     suite(*options).assert_outcomes(passed=2, deselected=18)
@@ -299,23 +305,39 @@ def test_updating_fails_once_then_passes_and_sees_a_change_in_the_decoder(suite)
 
 
 def test_a_missing_golden_of_a_codec_that_must_have_one_fails(suite):
-    missing = suite("--codec", "jpeg", "--crop=256")
+    missing = suite("--codec", "jpeg", "--robustkit-crop=256", "--robustkit-golden-dir", "mine")
     missing.assert_outcomes(failed=2, deselected=18)
-    assert "missing golden: golden/jpeg/cpu is not there" in output(missing)
-    assert "record it: pytest conformance --codec jpeg -k golden --golden-update" in output(missing)
+    assert "missing golden: mine/jpeg/cpu is not there" in output(missing)
+    assert "record it: pytest conformance --codec jpeg -k golden --robustkit-golden-update" in output(missing)
+
+
+def test_a_codec_of_somebody_elses_is_not_compared_with_the_shipped_files_of_its_name(suite):
+    """V9: the proposed command would have overwritten them."""
+    conftest = (suite.path / "conftest.py").read_text().split("class Blurry")[0].replace('"plain"', '"jpeg"')
+    (suite.path / "theirs.py").write_text(conftest)
+    skipped = suite("--codec", "theirs:Plain", "-rs")
+    skipped.assert_outcomes(skipped=2, deselected=18)
+    assert "no golden reconstructions of jpeg" in output(skipped)
+    updated = suite("--codec", "theirs:Plain", "--robustkit-golden-update")
+    assert "say where its golden files live: --robustkit-golden-dir DIR" in output(updated)
 
 
 def test_a_codec_of_ones_own_needs_a_folder_to_record_in(suite):
-    result = suite("--codec", "plain", "--golden-update")
+    result = suite("--codec", "plain", "--robustkit-golden-update")
     assert result.ret == 1
-    assert "say where its golden files live: --golden-dir DIR" in output(result)
+    assert "say where its golden files live: --robustkit-golden-dir DIR" in output(result)
     assert not (suite.path / "golden").exists()
 
 
 def test_other_settings_are_not_compared(suite):
-    repository = Path(__file__).parents[2] / "golden"
-    result = suite(
-        "--codec", "jpeg", "--set", "subsampling=4:4:4", "--crop=256", "--golden-dir", str(repository), "-rs"
+    repository = str(Path(__file__).parents[2] / "golden")
+    options = (
+        "--robustkit-set",
+        "subsampling=4:4:4",
+        "--robustkit-crop=256",
+        "--robustkit-golden-dir",
+        repository,
     )
+    result = suite("--codec", "jpeg", *options, "-rs")
     result.assert_outcomes(skipped=2, deselected=18)
     assert "the golden reconstructions are of the default settings" in output(result)

@@ -184,7 +184,16 @@ def test_the_suite_proves_the_proposed_profile_and_breaks_a_tighter_one(
     tighter = tmp_path / "tighter.toml"
     tightened = [replace(p, mean_drop=0.8 * p.mean_drop, p5_drop=0.8 * p.p5_drop) for p in profile.promises]
     tighter.write_text(replace(profile, promises=tuple(tightened)).to_toml(), encoding="utf-8")
-    suite = ["-m", "pytest", ROOT / "conformance", "-p", "no:cacheprovider", "--codec", "hostile:Degrades", "--crop=64"]
+    suite = [
+        "-m",
+        "pytest",
+        ROOT / "conformance",
+        "-p",
+        "no:cacheprovider",
+        "--codec",
+        "hostile:Degrades",
+        "--robustkit-crop=64",
+    ]
     done = run(*suite, "--profile", measured)
     assert done.returncode == 0, done.stdout + done.stderr
     done = run(*suite, "--profile", tighter, "-k", "quality_degrades")

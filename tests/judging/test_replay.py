@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustkit.isolation import Limits
+from robustkit.isolation import Limits, fingerprint
+from robustkit.judging.replay import Replay, ReplayError, load_replay, run_replay, save_replay
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.registry import CodecSpec, Target
-from robustkit.replay import Replay, ReplayError, fingerprint, load_replay, run_replay, save_replay
 
 FULL = Replay(
     CodecSpec(
@@ -29,7 +29,7 @@ FULL = Replay(
     limits=Limits(seconds=1.5, memory=2**30),
     pattern=ErrorPattern(72, np.array([3, 71]), keep=8, append=b"\xff"),
     regions=("bit 3: magic", "bit 71: payload"),
-    claim="decode survives truncation",
+    claim="decode.survives.truncation",
     sys_path=("/somewhere",),
 )
 BARE = Replay(CodecSpec("jpeg", Target("robustkit.codecs.jpeg", "Jpeg"), {}), b"", Outcome.REFUSED)
@@ -100,6 +100,8 @@ GONE = object()
         (("pattern", "append_hex"), "xy", "hex"),
         (("regions",), [1], "regions must hold nothing but str"),
         (("sys_path",), "/", "sys_path"),
+        (("claim",), "decode survives truncation", "a claim's title; its id is 'decode.survives.truncation'"),
+        (("claim",), "decode.survives.truncations", "did you mean decode.survives.truncation"),
     ],
 )
 def test_what_is_wrong_in_a_replay_file_is_named(tmp_path, key, value, reason):

@@ -1,13 +1,13 @@
 """The pytest plugin as a user meets it: options, usage errors, ways to plug a codec in, the header and the table."""
 
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from test_conformance import CODECS, make_suite
+from suites import CODECS, make_suite
 
-QUICK = ("conformance", "--crop=64", "-p", "no:cacheprovider")
+from robustkit.plugin.options import OPTIONS
+
+QUICK = ("conformance", "--robustkit-crop=64", "-p", "no:cacheprovider")
 #: A check that needs no trials, so that a run takes as long as starting a worker.
 ONE = ("-k", "layout")
 
@@ -69,19 +69,19 @@ def test_a_fixture_of_the_users_own_named_codec_is_left_alone(pytester):
         (["--codec", "jpg"], "did you mean jpeg"),
         (["--codec", "robust-turbo-dcm"], "did you mean robust-turbo-ddcm"),
         (["--codec", "no.such.module:Codec"], "No module named 'no'"),
-        (["--codec", "jpeg", "--set", "quality"], "write KEY=VALUE"),
-        (["--codec", "jpeg", "--set", "plain:quality=3"], "'plain' is not among the codecs jpeg"),
-        (["--codec", "jpeg", "--set", "quality=300"], "quality = 300"),
-        (["--codec", "jpeg", "--set", "qualty=30"], "qualty"),
-        (["--codec", "jpeg", "--profile", "nowhere.toml"], "nowhere.toml"),
-        (["--codec", "jpeg", "--images", "nowhere"], "nowhere is not a folder"),
-        (["--codec", "jpeg", "--crop", "9999"], "9999"),
-        (["--codec", "jpeg", "--trials", "0"], "--trials 0: give at least 1"),
-        (["--codec", "jpeg", "--max-examples", "0"], "--max-examples 0: give at least 1"),
-        (["--codec", "jpeg", "--memory-limit", "lots"], "write a size like 4GiB"),
-        (["--codec", "jpeg", "--time-limit", "0"], "seconds = 0"),
+        (["--codec", "jpeg", "--robustkit-set", "quality"], "write KEY=VALUE"),
+        (["--codec", "jpeg", "--robustkit-set", "plain:quality=3"], "'plain' is not among the codecs jpeg"),
+        (["--codec", "jpeg", "--robustkit-set", "quality=300"], "quality = 300"),
+        (["--codec", "jpeg", "--robustkit-set", "qualty=30"], "qualty"),
+        (["--codec", "jpeg", "--robustkit-profile", "nowhere.toml"], "nowhere.toml"),
+        (["--codec", "jpeg", "--robustkit-images", "nowhere"], "nowhere is not a folder"),
+        (["--codec", "jpeg", "--robustkit-crop", "9999"], "9999"),
+        (["--codec", "jpeg", "--robustkit-trials", "0"], "--robustkit-trials 0: give at least 1"),
+        (["--codec", "jpeg", "--robustkit-max-examples", "0"], "--robustkit-max-examples 0: give at least 1"),
+        (["--codec", "jpeg", "--robustkit-memory-limit", "lots"], "write a size like 4GiB"),
+        (["--codec", "jpeg", "--robustkit-time-limit", "0"], "seconds = 0"),
         (["--codec", "jpeg", "--hypothesis-profile", "no-such"], "no-such"),
-        (["--codec", "jpeg", "--golden-update", "-n", "2"], "leave -n out"),
+        (["--codec", "jpeg", "--robustkit-golden-update", "-n", "2"], "leave -n out"),
     ],
 )
 def test_a_mistaken_option_is_a_usage_error(pytester, args, message):
@@ -101,7 +101,7 @@ def test_two_codecs_of_one_name_are_a_usage_error(suite):
 def test_a_profile_that_cannot_be_read_names_its_mistake(suite):
     promise = '[[promises]]\nchannel = "bcs(ber=0.1)"\nmean_drop = 1\np5_drop = 2\n'
     (suite.path / "mine.toml").write_text(f"bpp = 2\nquality = 10\n{promise}")
-    result = suite("--codec", "plain", "--profile", "mine.toml")
+    result = suite("--codec", "plain", "--robustkit-profile", "mine.toml")
     assert result.ret == 4
     assert "did you mean bsc" in text(result)
 
@@ -151,13 +151,13 @@ def test_several_codecs_run_side_by_side(suite):
 
 
 def test_settings_reach_one_codec_or_all(suite):
-    result = suite("--codec", "jpeg,plain", "--set", "jpeg:quality=77", *ONE)
+    result = suite("--codec", "jpeg,plain", "--robustkit-set", "jpeg:quality=77", *ONE)
     result.assert_outcomes(passed=2, deselected=38)
     result.stdout.fnmatch_lines(["codec: jpeg (*77*"])
 
 
 def test_the_header_names_what_a_verdict_depends_on(suite):
-    result = suite("--codec", "jpeg", "--hypothesis-seed=7", "--hypothesis-profile=ci", *ONE)
+    result = suite("--codec", "jpeg", "--hypothesis-seed=7", "--robustkit-effort=ci", *ONE)
     header = next(line for line in result.outlines if line.startswith("robustkit: "))
     assert "device cpu" in header
     assert "effort ci (20 trials an image, 100 examples)" in header
@@ -171,11 +171,11 @@ def test_the_header_names_what_a_verdict_depends_on(suite):
     ("args", "effort"),
     [
         ([], "effort quick (10 trials an image, 25 examples)"),
-        (["--hypothesis-profile=nightly"], "effort nightly (100 trials an image, 2000 examples)"),
-        (["--trials=3", "--max-examples=4"], "effort quick (3 trials an image, 4 examples)"),
+        (["--robustkit-effort=nightly"], "effort nightly (100 trials an image, 2000 examples)"),
+        (["--robustkit-trials=3", "--robustkit-max-examples=4"], "effort quick (3 trials an image, 4 examples)"),
     ],
 )
-def test_effort_follows_the_hypothesis_profile_and_the_options(suite, args, effort):
+def test_effort_follows_the_options(suite, args, effort):
     result = suite("--codec", "plain", *args, *ONE)
     result.assert_outcomes(passed=1, deselected=19)
     assert effort in text(result)
@@ -202,15 +202,15 @@ def test_max_examples_and_the_seed_rule_the_search(suite):
         found = ElementTree.parse(suite.path / "junit.xml").findall(".//property[@name='robustkit']")
         return [p.attrib["value"] for p in found]
 
-    assert '"3 streams' in streams("--max-examples=3")[0]
-    first = streams("--max-examples=12", "--hypothesis-seed=1")
-    assert first == streams("--max-examples=12", "--hypothesis-seed=1")
-    assert first != streams("--max-examples=12", "--hypothesis-seed=2")
+    assert '"3 streams' in streams("--robustkit-max-examples=3")[0]
+    first = streams("--robustkit-max-examples=12", "--hypothesis-seed=1")
+    assert first == streams("--robustkit-max-examples=12", "--hypothesis-seed=1")
+    assert first != streams("--robustkit-max-examples=12", "--hypothesis-seed=2")
 
 
 def test_a_loosened_profile_marks_the_report(suite):
     (suite.path / "loose.toml").write_text("bpp = 3.0\nquality = 10.0\n")
-    result = suite("--codec", "plain", "--profile", "loose.toml")
+    result = suite("--codec", "plain", "--robustkit-profile", "loose.toml")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -227,16 +227,16 @@ def test_a_tightened_profile_is_judged_by_and_certifies(suite):
         for ber, drop in ((0.001, 3.0), (0.01, 0.01))
     )
     (suite.path / "tight.toml").write_text(f"bpp = 1.6\nquality = 15.0\nrefused = 0.5\n{promises}")
-    result = suite("--codec", "plain", "--profile", "tight.toml", "-k", "thresholds or clean_round")
+    result = suite("--codec", "plain", "--robustkit-profile", "tight.toml", "-k", "thresholds or clean_round")
     result.assert_outcomes(passed=1, failed=1, deselected=18)
     assert "NON-CERTIFYING" not in text(result)
     assert "at most 0.01" in text(result)
 
 
 def test_too_few_trials_prove_nothing(suite):
-    result = suite("--codec", "plain", "--trials=2", "-k", "thresholds")
+    result = suite("--codec", "plain", "--robustkit-trials=2", "-k", "thresholds")
     result.assert_outcomes(failed=1, deselected=19)
-    assert "too few trials to tell: run with --trials 10" in text(result)
+    assert "too few trials to tell: run with --robustkit-trials 10" in text(result)
     assert "unproved" in text(result)
 
 
@@ -246,7 +246,7 @@ def test_images_of_ones_own(suite):
     folder = suite.path / "photos"
     folder.mkdir()
     Image.linear_gradient("L").convert("RGB").save(folder / "ramp.png")
-    result = suite("--codec", "plain", "--images", "photos", "-k", "clean_round")
+    result = suite("--codec", "plain", "--robustkit-images", "photos", "-k", "clean_round")
     result.assert_outcomes(passed=1, deselected=19)
     assert "ramp.png" in text(result)
 
@@ -274,6 +274,8 @@ def test_the_table_shows_what_was_measured_and_declared(suite):
 
 
 def test_a_check_of_the_users_own_is_a_claim(suite):
+    conftest = suite.path / "conftest.py"
+    conftest.write_text("from robustkit.plugin.fixtures import *\n" + conftest.read_text())
     (suite.path / "test_mine.py").write_text(
         "def test_two_is_enough(sound_codec, claim):\n    claim.kept('2', 'at most 2')\n"
         "def test_forgets_to_measure(sound_codec, claim):\n    pass\n"
@@ -285,25 +287,19 @@ def test_a_check_of_the_users_own_is_a_claim(suite):
 
 
 def test_without_a_gpu_everything_is_skipped_with_the_command_for_one(suite):
-    result = suite("--codec", "robust-turbo-ddcm", "--device", "cuda", "-rs")
+    result = suite("--codec", "robust-turbo-ddcm", "--robustkit-device", "cuda", "-rs")
     if "no CUDA device here" not in text(result):
         pytest.skip("there is a CUDA device here")
     result.assert_outcomes(skipped=20)
-    assert "pytest conformance --codec robust-turbo-ddcm -k golden --golden-update --device cuda" in text(result)
-    assert "robust-turbo-ddcm: not checked" in text(result)
-
-
-def test_loading_the_plugin_loads_nothing_heavy():
-    probe = (
-        "import sys, robustkit.pytest_plugin\n"
-        "heavy = {'torch', 'hypothesis', 'scipy', 'skimage', 'PIL', 'rich', 'jinja2', 'robustkit.codecs.jpeg'}\n"
-        "print(', '.join(sorted(heavy & set(sys.modules))))"
+    assert (
+        "pytest conformance --codec robust-turbo-ddcm -k golden --robustkit-golden-update --robustkit-device cuda"
+        in text(result)
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    assert "robust-turbo-ddcm: not checked" in text(result)
 
 
 def test_the_options_are_explained(pytester):
     result = pytester.runpytest_subprocess("--help")
-    for option in ("--codec", "--set", "--profile", "--images", "--crop", "--trials", "--max-examples", "--device"):
-        assert option in text(result)
+    for option in OPTIONS:
+        assert option.flag in text(result)
+        assert f"{option.key} (" in text(result)

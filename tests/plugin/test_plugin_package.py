@@ -86,7 +86,7 @@ def test_listing_names_imports_no_codec(environment):
 
 def test_its_codec_passes_the_conformance_suite(environment, tmp_path):
     report = tmp_path / "report"
-    done = run(environment, "pytest", "conformance", "--codec", "block-mean", "--report-dir", report,
+    done = run(environment, "pytest", "conformance", "--codec", "block-mean", "--robustkit-report-dir", report,
                "-p", "no:cacheprovider", "-q")  # fmt: skip
     assert re.search(r"\b\d+ passed", done.stdout)
     assert "block-mean" in done.stdout
@@ -94,10 +94,11 @@ def test_its_codec_passes_the_conformance_suite(environment, tmp_path):
 
 def test_its_broken_codec_is_a_usage_error(environment, tmp_path):
     for name, reason in (("example-missing", "pip install example-native-decoder"), ("example-crashes", "SIGSEGV")):
-        done = run(environment, "pytest", "conformance", "--codec", name, "--report-dir", tmp_path, status=4)
+        done = run(environment, "pytest", "conformance", "--codec", name, "--robustkit-report-dir", tmp_path, status=4)
         assert reason in done.stdout + done.stderr
 
 
 def test_without_the_package_its_name_is_unknown(tmp_path):
-    done = run(dict(os.environ), "pytest", "conformance", "--codec", "block-mean", "--report-dir", tmp_path, status=4)
+    options = ("--codec", "block-mean", "--robustkit-report-dir", tmp_path)
+    done = run(dict(os.environ), "pytest", "conformance", *options, status=4)
     assert "no codec named 'block-mean'" in done.stdout + done.stderr

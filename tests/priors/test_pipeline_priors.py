@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -188,6 +189,16 @@ def test_what_is_no_prior_is_named(tmp_path: Path) -> None:
             load_prior(str(folder))
     with pytest.raises(PriorError, match="device 'abacus'"):
         load_prior("embedded", device="abacus")
+
+
+@pytest.mark.parametrize("absent", ["diffusers", "transformers"])
+def test_a_pipeline_without_its_extra_names_it(absent: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").touch()
+    monkeypatch.setitem(sys.modules, absent, None)  # as if it were not installed
+    for name in (str(tmp_path), "somebody/stable-diffusion"):
+        with pytest.raises(PriorError, match=r" is no folder .* pip install 'robustkit\[diffusers\]'") as caught:
+            load_prior(name)
+        assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("save", [save_tiny_pipeline, save_tiny_flux])

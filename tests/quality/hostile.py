@@ -251,6 +251,13 @@ class NativeMemoryBomb(Thumbnail):
             libc.memset(libc.malloc(1 << 24), 1, 1 << 24)
 
 
+class NativeMemoryBombOnCuda(NativeMemoryBomb):
+    """The same, by a codec that says it computes on a GPU, so that no address space is capped."""
+
+    name = "hostile-memory-native-on-cuda"
+    device = "cuda:0"
+
+
 @robustkit.register
 class PoliteNativeMemoryBomb(Thumbnail):
     """Aborts with a C++ runtime's last words when an allocation fails."""

@@ -34,11 +34,11 @@ def _mutants_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def examine(pytester: pytest.Pytester, codec: str, claims: str, *, trials: int) -> pytest.RunResult:
     profile = pytester.makefile(".toml", promises=PROMISES)
-    settings = () if claims == GOLDEN else ("--set", FEWER)
+    settings = () if claims == GOLDEN else ("--robustkit-set", FEWER)
     return pytester.runpytest_subprocess(
         str(ROOT / "conformance"),
-        *("--codec", codec, *settings, "-k", claims, "--profile", str(profile), "--crop", "128"),
-        *("--trials", str(trials)),
+        *("--codec", codec, *settings, "-k", claims, "--robustkit-profile", str(profile), "--robustkit-crop", "128"),
+        *("--robustkit-trials", str(trials)),
         *("-p", "no:cacheprovider", "--rootdir", str(ROOT)),
     )
 

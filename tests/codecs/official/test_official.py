@@ -212,7 +212,7 @@ def test_the_suite_runs_on_it(name, settings, tmp_path):
     more = [
         "-k",
         "not golden and not survives",
-        "--images",
+        "--robustkit-images",
         str(tmp_path),
         "-p",
         "no:cacheprovider",

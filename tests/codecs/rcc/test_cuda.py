@@ -16,7 +16,7 @@ from tiny_pipeline import save_full_size_pipeline
 
 from robustkit import DecodeError, Image, images, load_codec
 from robustkit.codecs.rcc.codebook import CODEBOOKS
-from robustkit.golden_files import distance, folder, read
+from robustkit.judging.golden_files import distance, folder, read
 from robustkit.quality import measure
 
 GOLDEN = Path(__file__).parents[3] / "golden"

@@ -1,4 +1,0 @@
-"""The conformance suite: claims about an image codec whose bits flip. Run it with ``pytest conformance --codec NAME``.
-
-It uses robustkit's public names only, so that each check can serve as a pattern for one's own.
-"""

@@ -1,0 +1,44 @@
+"""The command line: ``robustkit codecs``, ``encode``, ``decode``, ``corrupt``, ``replay`` and ``calibrate-prior``.
+
+A module here is a command, and ``shared`` is what several need. Exit status 0 is success, 2 is wrong usage, 1 is
+everything else that went wrong.
+"""
+
+from __future__ import annotations
+
+import click
+
+from robustkit.cli import calibrate, codecs, corrupt, decode, encode, replay
+
+__all__ = ["main"]
+
+
+class _Main(click.Group):
+    """Lists the commands in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Main,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+A first tour:
+  robustkit codecs
+  robustkit encode --codec jpeg photo.png photo.jpg
+  robustkit corrupt --channel bsc --ber 1e-4 --seed 7 photo.jpg hit.jpg
+  robustkit decode --codec jpeg hit.jpg hit.png
+  pytest --pyargs robustkit.conformance --codec jpeg
+""",
+)
+@click.version_option(package_name="robustkit")
+def main() -> None:
+    """What happens to an image codec when bits flip?
+
+    These commands look at one stream. The conformance suite, which judges a codec, runs under pytest.
+    """
+
+
+for _room in (codecs, encode, decode, corrupt, replay, calibrate):
+    main.add_command(_room.command)

@@ -1,0 +1,155 @@
+"""Without damage: rate, quality and determinism. If the first check fails, all others are blocked."""
+
+import numpy as np
+import pytest
+
+from robustkit import ErrorPattern, Outcome, channels
+from robustkit.judging.finding import Verdict
+from robustkit.judging.subject import CleanRoundTripFailed, Subject
+from robustkit.plugin.claim import Claim
+
+#: Grey levels by which a pixel may differ between a batch and a single decode, at worst and on average: kernels may
+#: add up in another order for another batch size.
+BATCH_TOLERANCE = (2, 0.02)
+
+
+@pytest.mark.robustkit_claim("clean.round-trip")
+def test_clean_round_trip_meets_the_declared_quality_and_rate(codec: Subject, claim: Claim) -> None:
+    """Catches a codec that fails without any damage, or whose quality or rate is not what it declares."""
+    try:
+        clean = codec.clean
+    except CleanRoundTripFailed as failed:
+        last = claim.replay_clean(failed.clean) if failed.clean is not None else None
+        claim.broken(str(failed), "an image for an image", last=last)
+        return
+    profile = codec.profile
+    mean_quality, mean_bpp = codec.clean_quality, codec.clean_bpp
+    worst = max(clean.values(), key=lambda c: codec.drop(mean_quality, c.metrics[codec.metric]))
+    measured = f"{mean_quality:.2f} mean ({worst.image} {worst.metrics[codec.metric]:.2f})"
+    if profile is None:
+        claim.note(Verdict.NOTED, measured, severity=codec.metric, numbers={"quality": mean_quality})
+        claim.note(Verdict.NOTED, f"{mean_bpp:.4f} bpp", severity="rate", numbers={"bpp": mean_bpp})
+        return
+    largest = max(clean.values(), key=lambda c: c.bpp)
+    checks = [
+        (codec.metric, measured, f"{profile.quality:g}", codec.drop(profile.quality, mean_quality) <= 0, worst),
+        (
+            "rate",
+            f"{mean_bpp:.4f} bpp mean ({largest.image} {largest.bpp:.4f})",
+            f"at most {profile.bpp:g} bpp",
+            mean_bpp <= profile.bpp,
+            largest,
+        ),
+    ]
+    for severity, text, declared, good, shown in checks:
+        numbers = {"quality": mean_quality, "bpp": mean_bpp}
+        if good:
+            claim.kept(text, declared, severity=severity, numbers=numbers)
+        else:
+            claim.broken(text, declared, severity=severity, numbers=numbers, last=claim.replay_clean(shown))
+
+
+@pytest.mark.robustkit_claim("encode.deterministic")
+def test_encoding_is_deterministic(sound_codec: Subject, claim: Claim) -> None:
+    """Catches an encoder that depends on the time, on its process, or on what it encoded before."""
+    with sound_codec.fresh_workers() as others:
+        for clean in sound_codec.small.values():
+            for where, workers in [("the same process", sound_codec.workers), ("another process", others)]:
+                again = workers.encode(clean.original)
+                if again != clean.bitstream:
+                    claim.broken(
+                        f"{clean.image} encoded again in {where}: other bits",
+                        "the same bits",
+                        last=claim.replay_clean(clean),
+                    )
+                    return
+    images = len(sound_codec.small)
+    claim.kept(f"{images} images, 2 processes", "the same bits", numbers={"images": float(images), "processes": 2.0})
+
+
+@pytest.mark.robustkit_claim("decode.deterministic")
+def test_decoding_is_deterministic(sound_codec: Subject, claim: Claim) -> None:
+    """Catches a decoder that gives another image the second time, or in another process than the encoder's."""
+    streams = 0
+    with sound_codec.fresh_workers() as others:
+        for clean in sound_codec.small.values():
+            damaged = channels.BSC(1e-3).draw(
+                clean.bits, clean.layout, codec=sound_codec.own_name, image=clean.image, trial=0, seed=1
+            )
+            for pattern in [ErrorPattern(clean.bits), damaged]:
+                stream = pattern.apply(clean.bitstream)
+                first = sound_codec.workers.decode(stream, shape=clean.shape)
+                for where, workers in [("the same process", sound_codec.workers), ("another process", others)]:
+                    again = workers.decode(stream, shape=clean.shape)
+                    if first.outcome != again.outcome or again.judged(first.image) is Outcome.DEGRADED:
+                        claim.broken(
+                            f"{clean.image} decoded again in {where}: another result",
+                            "the same pixels",
+                            last=claim.replay_clean(clean, pattern),
+                        )
+                        return
+                streams += 1
+    numbers = {"streams": float(streams), "processes": 2.0}
+    claim.kept(f"{streams} streams, 2 processes", "the same pixels", numbers=numbers)
+
+
+@pytest.mark.robustkit_claim("decode.batch-equals-single")
+def test_decoding_a_batch_equals_decoding_singly(sound_codec: Subject, claim: Claim) -> None:
+    """Catches a batched decoder whose images depend on their neighbours, come in another order, or lose refusals."""
+    worst = (0.0, 0.0)
+    streams = 0
+    for clean in sound_codec.small.values():
+        patterns = [ErrorPattern(clean.bits)]
+        for number in range(5):
+            drawn = channels.BSC(1e-2).draw(
+                clean.bits, clean.layout, codec=sound_codec.own_name, image=clean.image, trial=number, seed=2
+            )
+            patterns.append(drawn)
+        batch = sound_codec.workers.decode_many([p.apply(clean.bitstream) for p in patterns], shape=clean.shape)
+        for pattern, batched in zip(patterns, batch, strict=True):
+            single = sound_codec.workers.decode(pattern.apply(clean.bitstream), shape=clean.shape)
+            streams += 1
+            if (single.image is None) != (batched.image is None) or single.outcome != batched.outcome:
+                claim.broken(
+                    f"{clean.image}: {batched.outcome or 'an image'} in a batch, {single.outcome or 'an image'} singly",
+                    "the same",
+                    last=claim.replay_clean(clean, pattern),
+                )
+                return
+            if single.image is None or batched.image is None:
+                continue
+            difference = np.abs(single.image.astype(int) - batched.image.astype(int))
+            worst = max(worst[0], float(difference.max())), max(worst[1], float(difference.mean()))
+            if worst[0] > BATCH_TOLERANCE[0] or worst[1] > BATCH_TOLERANCE[1]:
+                claim.broken(
+                    f"{clean.image}: pixels differ by up to {worst[0]:g}, {worst[1]:.3g} on average",
+                    f"up to {BATCH_TOLERANCE[0]}, {BATCH_TOLERANCE[1]:g} on average",
+                    last=claim.replay_clean(clean, pattern),
+                )
+                return
+    claim.kept(
+        f"{streams} streams: pixels differ by up to {worst[0]:g}",
+        f"up to {BATCH_TOLERANCE[0]}",
+        numbers={"max_difference": worst[0], "mean_difference": worst[1]},
+    )
+
+
+@pytest.mark.robustkit_claim("layout.names-every-bit")
+def test_layout_names_every_bit(sound_codec: Subject, claim: Claim) -> None:
+    """Catches a layout that leaves bits of the codec's own streams without a name, so that no report can place them."""
+    for clean in sound_codec.small.values():
+        covered = np.zeros(clean.bits, dtype=bool)
+        for region in clean.layout:
+            covered[region.start : region.stop] = True
+        if not covered.all():
+            bare = int(np.flatnonzero(~covered)[0])
+            claim.broken(
+                f"{clean.image}: {int((~covered).sum())} bits in no region, the first is bit {bare}",
+                "every bit in a region",
+                last=claim.replay_clean(clean),
+            )
+            return
+    regions = {region.name for clean in sound_codec.small.values() for region in clean.layout}
+    if not regions:
+        pytest.skip("the codec's streams are empty")
+    claim.kept(f"{len(regions)} regions", "every bit in a region", numbers={"regions": float(len(regions))})

@@ -1,0 +1,105 @@
+"""Evidence: failing streams kept on disk, with the command that decodes each again, and lines that explain them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from robustkit.isolation import fingerprint
+from robustkit.judging.replay import SUFFIX, Replay, save_replay
+from robustkit.judging.search import Counterexample
+from robustkit.judging.subject import Subject, slug
+from robustkit.judging.trial import Clean, Trial
+from robustkit.minimise import describe
+from robustkit.outcome import Outcome
+from robustkit.patterns import ErrorPattern
+
+
+def first_line(text: str) -> str:
+    """The first line of what a worker said, cut to a line's length."""
+    return text.strip().splitlines()[0][:200] if text.strip() else "no message"
+
+
+class Evidence:
+    """Keeps the streams that one claim about one codec was broken by.
+
+    Args:
+        subject: the codec.
+        claim: the claim's id.
+        title: the claim in words, which the files are named by.
+        directory: where replay files go.
+    """
+
+    def __init__(self, subject: Subject, claim: str, title: str, directory: Path) -> None:
+        self.subject = subject
+        self.claim = claim
+        self.title = title
+        self.directory = directory
+
+    def counterexample(self, found: Counterexample) -> str:
+        """Keep what the search found; returns the command that decodes it again, as do the next two."""
+        return self._keep(found.clean, found.pattern, found.stream, found.outcome, found.decoded.message)
+
+    def trial(self, trial: Trial) -> str:
+        """Keep a trial's stream."""
+        clean = self.subject.clean[trial.image]
+        stream = trial.pattern.apply(clean.bitstream)
+        return self._keep(clean, trial.pattern, stream, trial.outcome, trial.message, f"{trial.channel}-{trial.number}")
+
+    def clean(self, clean: Clean, pattern: ErrorPattern | None = None) -> str:
+        """Keep a clean stream, or the one that ``pattern`` makes of it."""
+        if pattern is None:
+            pattern = ErrorPattern(clean.bits)
+        stream = pattern.apply(clean.bitstream)
+        decoded = self.subject.workers.decode(stream, shape=clean.shape)
+        return self._keep(clean, pattern, stream, clean.judge(decoded), decoded.message)
+
+    def explain(self, found: Counterexample) -> list[str]:
+        """What a counterexample hits, line by line."""
+        if found.clean is None or found.pattern is None:
+            shown = found.stream[:24].hex(" ") + (" ..." if len(found.stream) > 24 else "")
+            return [f"{len(found.stream)} bytes: {shown or 'the empty stream'}"]
+        return [
+            f"{found.clean.image}, {found.clean.shape[1]}x{found.clean.shape[0]}; the least damage that does it:",
+            *(f"  {line}" for line in describe(found.pattern, found.clean.layout)),
+        ]
+
+    def least(self, trial: Trial, offends: Callable[[Trial], bool]) -> tuple[list[str], str]:
+        """Reduce a trial to the flips that matter: lines that explain it, and the command that shows it again."""
+        least = self.subject.smallest(trial, offends)
+        clean = self.subject.clean[trial.image]
+        drop = least.drop(self.subject.metric)
+        lost = f", {drop:.2f} lost" if drop is not None else ""
+        lines = [
+            f"photograph {trial.image}, trial {trial.number}: {least.outcome}{lost} with this damage alone:",
+            *(f"  {line}" for line in describe(least.pattern, clean.layout)),
+        ]
+        if least.message:
+            lines.insert(1, f"  {first_line(least.message)}")
+        return lines, self.trial(least)
+
+    def _keep(
+        self,
+        clean: Clean | None,
+        pattern: ErrorPattern | None,
+        stream: bytes,
+        outcome: Outcome,
+        message: str,
+        name: str = "",
+    ) -> str:
+        reference = clean.decoded.image if clean is not None else None
+        replay = Replay(
+            self.subject.spec,
+            stream,
+            outcome,
+            message,
+            shape=clean.shape if clean is not None else None,
+            clean=None if reference is None else fingerprint(reference),
+            limits=self.subject.limits,
+            pattern=pattern,
+            regions=() if clean is None or pattern is None else tuple(describe(pattern, clean.layout)),
+            claim=self.claim,
+        )
+        file = save_replay(self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX), replay)
+        return f"robustkit replay {shlex.quote(str(file))}"

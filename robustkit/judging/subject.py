@@ -1,0 +1,358 @@
+"""The codec under test: its worker processes, its clean round trips, and the trials that it went through."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from robustkit import quality
+from robustkit.channels import Channel
+from robustkit.codec import EncodeError, Image
+from robustkit.errors import RobustkitError
+from robustkit.isolation import CodecWorkers, Decoded, Limits
+from robustkit.judging.effort import EFFORTS, Effort
+from robustkit.judging.finding import check_known_defects
+from robustkit.judging.trial import Clean, Trial
+from robustkit.patterns import ErrorPattern
+from robustkit.profile import Profile
+from robustkit.registry import CodecSpec
+
+#: Streams handed to ``decode_many`` at a time, so that a long run shows progress and holds few images.
+CHUNK = 48
+#: Side length of the crops that Hypothesis damages: decoding them is cheap, so that it can try many.
+SMALL = 64
+
+
+class CleanRoundTripFailed(RobustkitError, RuntimeError):
+    """An image could not be encoded, or its clean stream not decoded; the message names it and says why.
+
+    Attributes:
+        clean: the round trip, where encoding worked.
+    """
+
+    def __init__(self, message: str, clean: Clean | None = None) -> None:
+        super().__init__(message)
+        self.clean = clean
+
+
+class Job(NamedTuple):
+    """A trial to run: which image, through which channel, and its number, from 0."""
+
+    image: str
+    channel: Channel
+    number: int
+
+
+def quiet(text: str) -> None:
+    """Progress that nobody watches."""
+
+
+class Subject:
+    """One codec, its worker processes, and everything already measured on it.
+
+    Args:
+        spec: which codec, with which settings.
+        images: what to encode, by name; uint8, H x W x 3.
+        directory: where streams are kept.
+        profile: promises that take the place of the codec's own.
+        metric: of quality; by default the profile's, or "psnr".
+        trials: trials for each image and severity; by default as many as ``effort`` has over all images.
+        effort: what is spent on trials and searches.
+        search_seed: of the searches; the same seed tries the same streams.
+        limits: time and memory of one decode.
+        workers: processes that decode.
+        seed: of the trials.
+        progress: called with a line of text now and then.
+    """
+
+    def __init__(
+        self,
+        spec: CodecSpec,
+        *,
+        images: Mapping[str, Image],
+        directory: Path,
+        profile: Profile | None = None,
+        metric: str | None = None,
+        trials: int | None = None,
+        effort: Effort = EFFORTS["quick"],
+        search_seed: int | str = 0,
+        limits: Limits | None = None,
+        workers: int = 1,
+        seed: int = 0,
+        progress: Callable[[str], None] = quiet,
+    ) -> None:
+        self.spec = spec
+        self.images = dict(images)
+        self.directory = directory
+        self.trials_per_image = trials or math.ceil(effort.trials / max(1, len(images)))
+        self.effort = effort
+        self.search_seed = search_seed
+        self.limits = limits if limits is not None else Limits()
+        self.seed = seed
+        self.progress = progress
+        self._given_profile = profile
+        self._given_metric = metric
+        self._worker_count = workers
+        self._trials: dict[Channel, list[Trial]] = {}
+        self._processes: list[CodecWorkers] = []
+
+    @property
+    def name(self) -> str:
+        """As it was asked for: ``--codec NAME``."""
+        return self.spec.name
+
+    @cached_property
+    def own_name(self) -> str:
+        """The codec's own name, which seeds its trials and names its golden folder."""
+        return self.workers.attributes.name
+
+    @property
+    def device(self) -> str:
+        """The device class that the codec computes on, as its worker sees it: "cpu", "cuda"."""
+        return self.workers.attributes.device
+
+    @cached_property
+    def known_defects(self) -> Mapping[str, str]:
+        """Where the codec's known defects are reported, by outcome or by a claim's id.
+
+        Raises:
+            ClaimError: a key is neither; the message names the nearest.
+        """
+        declared = self.workers.attributes.known_defects
+        check_known_defects(self.name, declared)
+        return declared
+
+    @cached_property
+    def workers(self) -> CodecWorkers:
+        """The processes that decode."""
+        return self.fresh_workers(workers=self._worker_count)
+
+    def fresh_workers(self, *, workers: int = 1) -> CodecWorkers:
+        """Another pool of processes, sharing nothing with the others; closed with this object at the latest."""
+        pool = CodecWorkers(self.spec, workers=workers, limits=self.limits, directory=self.directory / "streams")
+        self._processes.append(pool)
+        return pool
+
+    def close(self) -> None:
+        """End every worker process."""
+        while self._processes:
+            self._processes.pop().close()
+
+    @cached_property
+    def declared(self) -> Profile | None:
+        """The codec's own promises."""
+        return self.workers.profile()
+
+    @property
+    def profile(self) -> Profile | None:
+        """The promises to judge by: the given ones, or else the codec's own."""
+        return self._given_profile if self._given_profile is not None else self.declared
+
+    @property
+    def loosened(self) -> list[str]:
+        """What the given profile allows beyond the codec's own; with any of it, nothing certifies."""
+        if self._given_profile is None or self.declared is None:
+            return []
+        return self._given_profile.loosened_from(self.declared)
+
+    @property
+    def metric(self) -> str:
+        """The quality metric that is measured."""
+        if self._given_metric is not None:
+            return self._given_metric
+        return self.profile.metric if self.profile is not None else "psnr"
+
+    def drop(self, clean: float, damaged: float) -> float:
+        """Quality lost, positive where ``damaged`` is the worse."""
+        return clean - damaged if quality.METRICS[self.metric].higher_is_better else damaged - clean
+
+    def _measured(self, original: Image, decoded: Decoded) -> dict[str, float]:
+        if decoded.image is None:
+            return {}
+        return {self.metric: quality.measure(self.metric, original, decoded.image)}
+
+    def round_trip(self, image: str, original: Image) -> Clean:
+        """Encode and decode one image.
+
+        Raises:
+            CleanRoundTripFailed: one of the two did not work.
+        """
+        try:
+            bitstream = self.workers.encode(original)
+        except EncodeError as error:
+            raise CleanRoundTripFailed(f"{image}: the codec refuses the image: {error}") from error
+        except Exception as error:
+            raise CleanRoundTripFailed(f"{image}: encoding failed: {error}") from error
+        shape = (original.shape[0], original.shape[1])
+        try:
+            layout = self.workers.layout(bitstream)
+        except Exception as error:
+            raise CleanRoundTripFailed(f"{image}: layout failed: {error}") from error
+        decoded = self.workers.decode(bitstream, shape=shape)
+        clean = Clean(image, original, bitstream, layout, decoded, self._measured(original, decoded))
+        if decoded.outcome is not None:
+            raise CleanRoundTripFailed(
+                f"{image}: decoding the clean stream: {decoded.outcome}: {decoded.message}", clean
+            )
+        if layout.bits != clean.bits:
+            raise CleanRoundTripFailed(
+                f"{image}: layout speaks of {layout.bits} bits, the stream has {clean.bits}", clean
+            )
+        return clean
+
+    @cached_property
+    def _clean(self) -> dict[str, Clean] | CleanRoundTripFailed:
+        done = {}
+        for name, original in self.images.items():
+            try:
+                done[name] = self.round_trip(name, original)
+            except CleanRoundTripFailed as failed:
+                return failed
+            self.progress(f"clean round trip: {len(done)} of {len(self.images)}")
+        return done
+
+    @property
+    def clean(self) -> dict[str, Clean]:
+        """The clean round trip of each image, run once.
+
+        Raises:
+            CleanRoundTripFailed: one of them did not work.
+        """
+        if isinstance(self._clean, CleanRoundTripFailed):
+            raise self._clean
+        return self._clean
+
+    @property
+    def clean_quality(self) -> float:
+        """Mean quality of the clean decodes."""
+        return float(np.mean([c.metrics[self.metric] for c in self.clean.values()]))
+
+    @property
+    def clean_bpp(self) -> float:
+        """Mean rate of the clean streams, in bits per pixel."""
+        return float(np.mean([c.bpp for c in self.clean.values()]))
+
+    @property
+    def unsound(self) -> str | None:
+        """Why nothing else can be said of the codec: its clean round trip fails, or breaks its promise."""
+        try:
+            measured, rate = self.clean_quality, self.clean_bpp
+        except CleanRoundTripFailed as failed:
+            return str(failed)
+        if self.profile is None:
+            return None
+        short = self.drop(self.profile.quality, measured) > 0
+        if short:
+            return f"clean {self.metric} is {measured:.3f}, declared {self.profile.quality:g}"
+        if rate > self.profile.bpp:
+            return f"the clean rate is {rate:.4f} bpp, declared {self.profile.bpp:g}"
+        return None
+
+    @cached_property
+    def small(self) -> dict[str, Clean]:
+        """Clean round trips of small centre crops, for the search; of whole images where those are refused."""
+        found = {}
+        for name, original in list(self.images.items())[:2]:
+            top, left = (max(0, (side - SMALL) // 2) for side in original.shape[:2])
+            crop = np.ascontiguousarray(original[top : top + SMALL, left : left + SMALL])
+            try:
+                found[name] = self.round_trip(name, crop)
+            except CleanRoundTripFailed:
+                found[name] = self.clean[name]
+        return found
+
+    def jobs(self, channel: Channel) -> list[Job]:
+        """The trials of one channel severity, those of equal shape side by side, so that whole batches share one."""
+        names = sorted(self.clean, key=lambda name: self.clean[name].shape)
+        return [Job(name, channel, number) for name in names for number in range(self.trials_per_image)]
+
+    def trials(self, channel: Channel) -> list[Trial]:
+        """The seeded trials of one channel severity, run once: ``trials_per_image`` for each image."""
+        if channel not in self._trials:
+            jobs, done = self.jobs(channel), []
+            for trial in self.run(jobs):
+                done.append(trial)
+                if len(done) % CHUNK == 0 or len(done) == len(jobs):
+                    self.progress(f"{channel}: {len(done)} of {len(jobs)} trials")
+            self._trials[channel] = done
+        return self._trials[channel]
+
+    def run(self, jobs: Iterable[Job], *, keep: Callable[[Trial, Image], None] | None = None) -> Iterator[Trial]:
+        """Run trials in the order of ``jobs``, a chunk at a time; each is what it would be alone, or in any order.
+
+        Args:
+            jobs: any trials of this codec's images.
+            keep: called with each trial that gave an image, and the image; no image is kept otherwise.
+
+        Raises:
+            ChannelError: a channel can't be drawn for a stream.
+        """
+        waiting = iter(jobs)
+        while chunk := list(islice(waiting, CHUNK)):
+            drawn = [(self.clean[job.image], self.pattern(job)) for job in chunk]
+            for job, (clean, pattern), decoded in zip(chunk, drawn, self.decode_all(drawn), strict=True):
+                trial = self._judged(job, clean, pattern, decoded)
+                if keep is not None and decoded.image is not None:
+                    keep(trial, decoded.image)
+                yield trial
+
+    def pattern(self, job: Job) -> ErrorPattern:
+        """The damage of a trial."""
+        clean = self.clean[job.image]
+        return job.channel.draw(
+            clean.bits, clean.layout, codec=self.own_name, image=job.image, trial=job.number, seed=self.seed
+        )
+
+    def _judged(self, job: Job, clean: Clean, pattern: ErrorPattern, decoded: Decoded) -> Trial:
+        """The trial that ``decoded`` makes, measured where there is an image."""
+        metrics = self._measured(clean.original, decoded)
+        return Trial(
+            self.own_name,
+            job.image,
+            job.channel,
+            job.number,
+            self.seed,
+            pattern,
+            clean.judge(decoded),
+            clean.bpp,
+            decoded.seconds,
+            metrics,
+            {name: self.drop(clean.metrics[name], value) for name, value in metrics.items()},
+            decoded.message,
+        )
+
+    def decode_all(self, damaged: Sequence[tuple[Clean, ErrorPattern]]) -> list[Decoded]:
+        """Decode damaged streams in batches of one shape; a stream that arrived unharmed is the clean one."""
+        results: list[Decoded | None] = [clean.decoded if pattern.harmless else None for clean, pattern in damaged]
+        for shape in sorted({clean.shape for clean, _ in damaged}):
+            here = [i for i, (clean, _) in enumerate(damaged) if clean.shape == shape and results[i] is None]
+            streams = [damaged[i][1].apply(damaged[i][0].bitstream) for i in here]
+            for i, decoded in zip(here, self.workers.decode_many(streams, shape=shape), strict=True):
+                results[i] = decoded
+        return [r for r in results if r is not None]
+
+    def smallest(self, trial: Trial, still: Callable[[Trial], bool], *, budget: int = 64) -> Trial:
+        """The trial with as few flips as still do what ``still`` asks, after ``budget`` decodes at the most."""
+        from robustkit.minimise import minimise
+
+        clean = self.clean[trial.image]
+        job = Job(trial.image, trial.channel, trial.number)
+
+        def run(pattern: ErrorPattern) -> Trial:
+            decoded = self.workers.decode(pattern.apply(clean.bitstream), shape=clean.shape)
+            return self._judged(job, clean, pattern, decoded)
+
+        found = minimise(trial.pattern, lambda pattern: still(run(pattern)), budget=budget)
+        return run(found)
+
+
+def slug(text: str) -> str:
+    """``text`` as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.") or "x"

@@ -1,0 +1,92 @@
+"""The suite's fixtures. They are nowhere but where a ``conftest.py`` says ``from robustkit.plugin.fixtures import *``.
+
+The suite's own does, so that its fixtures meet nobody else's ``codec``, ``golden`` or ``claim``; so can the one beside
+checks of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from robustkit.judging.evidence import first_line
+from robustkit.judging.finding import Finding, Verdict
+from robustkit.judging.subject import Subject
+from robustkit.plugin.claim import Claim
+from robustkit.plugin.golden_check import GoldenCheck
+from robustkit.plugin.needed import NO_CODEC
+from robustkit.plugin.report import claim_of, record
+from robustkit.plugin.session import RUN
+
+__all__ = ["claim", "codec", "golden", "promised", "pytest_generate_tests", "sound_codec"]
+
+_GENERATED = pytest.StashKey[bool]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each check runs for each codec that was chosen with ``--codec``."""
+    # Two conftests, one above the other, may both have imported this.
+    if "codec" not in metafunc.fixturenames or metafunc.definition.stash.get(_GENERATED, False):
+        return
+    metafunc.definition.stash[_GENERATED] = True
+    run = metafunc.config.stash.get(RUN, None)
+    params = [pytest.param(spec, id=spec.name) for spec in run.specs] if run else [pytest.param(NO_CODEC, id="none")]
+    metafunc.parametrize("codec", params, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def codec(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """The codec under test, one after the other of those chosen with --codec."""
+    run = request.config.stash[RUN]
+    if run.no_device:
+        pytest.skip(run.no_device)
+    subject = run.subject(request.param)
+    try:
+        yield subject
+    finally:
+        run.close(subject)
+
+
+@pytest.fixture
+def sound_codec(request: pytest.FixtureRequest, codec: Subject) -> Subject:
+    """The codec under test, if its clean round trip is what it declares; all else is blocked."""
+    reason = codec.unsound
+    if reason is not None:
+        # What else a dying worker said is with the clean round trip, once.
+        record(request.node, Finding(codec.name, *claim_of(request.node), "", "", "", Verdict.BLOCKED))
+        pytest.fail(f"blocked: the clean round trip fails: {first_line(reason)}", pytrace=False)
+    return codec
+
+
+@pytest.fixture
+def promised(sound_codec: Subject) -> Subject:
+    """The codec under test, if it declares promises or --robustkit-profile gives some."""
+    if sound_codec.profile is None or not sound_codec.profile.promises:
+        pytest.skip(
+            f"{sound_codec.name} promises nothing under damage: "
+            "give the class a profile (`robustkit measure` proposes one), or --robustkit-profile FILE"
+        )
+    return sound_codec
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest, sound_codec: Subject) -> Iterator[GoldenCheck]:
+    """The codec's golden reconstructions."""
+    run = request.config.stash[RUN]
+    with GoldenCheck(
+        sound_codec,
+        given=run.options.golden_dir,
+        command=run.recording(sound_codec.name),
+        updating=run.options.updating,
+        report_dir=run.options.report_dir,
+    ) as found:
+        yield found
+
+
+@pytest.fixture
+def claim(request: pytest.FixtureRequest, codec: Subject) -> Claim:
+    """Where a check puts what it measured."""
+    identity, title = claim_of(request.node)
+    run = request.config.stash[RUN]
+    return Claim(codec, identity, title, record=lambda f: record(request.node, f), report_dir=run.options.report_dir)

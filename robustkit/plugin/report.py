@@ -1,0 +1,163 @@
+"""The report: findings gathered from the checks' reports, the final table, and one line on each codec."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from robustkit.judging.finding import CLAIMS, OWN, Finding, Verdict, check_claim, own_claim, run_verdict
+from robustkit.registry import CodecSpec
+
+#: Of the user properties that carry findings, in the JUnit report too.
+PROPERTY = "robustkit"
+#: Of the user property that says which codec and claim a check examines.
+CHECK = f"{PROPERTY}.check"
+
+#: ``@pytest.mark.robustkit_claim("decode.deterministic")``: the claim that a check examines.
+MARKER = "robustkit_claim"
+
+
+def claim_of(item: pytest.Item) -> tuple[str, str]:
+    """Id and title of the claim that a check examines: by its marker, or else by its function's name.
+
+    Raises:
+        ClaimError: the marker names no claim.
+    """
+    marker = item.get_closest_marker(MARKER)
+    if marker is None or not marker.args:
+        return own_claim(getattr(item, "originalname", None) or item.name)
+    identity = str(marker.args[0])
+    check_claim(identity)
+    return identity, CLAIMS.get(identity, identity.removeprefix(OWN).replace("-", " "))
+
+
+_COLOURS = {
+    Verdict.KEPT: "green",
+    Verdict.NOTED: "",
+    **dict.fromkeys((Verdict.SKIPPED, Verdict.BLOCKED, Verdict.KNOWN), "yellow"),
+}
+
+
+def tag(item: pytest.Item, codec: str) -> None:
+    """Say in a check's reports which codec and claim it examines.
+
+    Raises:
+        ClaimError: its marker names no claim.
+    """
+    item.user_properties.append((CHECK, json.dumps([codec, *claim_of(item)])))
+
+
+def record(item: pytest.Item, finding: Finding) -> None:
+    """Put a finding into a check's reports."""
+    item.user_properties.append((PROPERTY, finding.to_json()))
+
+
+class Report:
+    """What the checks of one run found, codec by codec.
+
+    Args:
+        specs: the codecs, in the order of the table.
+    """
+
+    def __init__(self, specs: Iterable[CodecSpec]) -> None:
+        self.specs = list(specs)
+        self.findings: list[Finding] = []
+        self.claims: dict[str, dict[str, Verdict]] = {}
+        self.loosened: dict[str, list[str]] = {}
+        self.known_defects: dict[str, Mapping[str, str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gather what a check measured; under xdist the reports come from the workers."""
+        checks = [json.loads(str(value)) for key, value in report.user_properties if key == CHECK]
+        if not checks:
+            return
+        codec, claim, title = checks[-1]
+        claims = self.claims.setdefault(codec, {})
+        rows = [Finding.from_json(str(v)) for k, v in report.user_properties if k == PROPERTY]
+        # All phases' reports carry the findings: they are taken from the one in which the check ends.
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            self.findings += rows
+        verdicts = {row.verdict for row in rows}
+        if report.failed:
+            blocked = report.when == "setup" and Verdict.BLOCKED in verdicts
+            claims[claim] = Verdict.BLOCKED if blocked else Verdict.BROKEN
+            explained = verdicts & {Verdict.BROKEN, Verdict.UNPROVED, Verdict.BLOCKED}
+            if not explained or report.when == "teardown":
+                measured = _last_line(str(report.longreprtext)).partition(";")[0]
+                self.findings.append(Finding(codec, claim, title, "", measured, "", Verdict.ERROR))
+        elif report.skipped and hasattr(report, "wasxfail"):
+            claims[claim] = Verdict.KNOWN
+        elif report.skipped:
+            claims[claim] = Verdict.SKIPPED
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
+            reason = reason.removeprefix("Skipped: ").partition(";")[0]
+            self.findings.append(Finding(codec, claim, title, "", reason, "", Verdict.SKIPPED))
+        elif report.when == "call":
+            claims.setdefault(claim, Verdict.KEPT)
+
+    def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
+        """Print the table and the verdicts."""
+        if not self.claims:
+            return
+        terminalreporter.section("robustkit")
+        # Into a file or a CI log there is no terminal to ask how wide it is.
+        width = min(terminalreporter._tw.fullwidth, 160) if sys.stdout.isatty() else 120
+        terminalreporter.write(self._table(width, colour=terminalreporter._tw.hasmarkup))
+        stats = terminalreporter.stats
+        for spec in self.specs:
+            found = run_verdict(
+                spec.name,
+                self.claims.get(spec.name, {}),
+                loosened=self.loosened.get(spec.name, []),
+                known_defects=self.known_defects.get(spec.name),
+                trouble=self._trouble(int(exitstatus), stats),
+                deselected=bool(stats.get("deselected")),
+            )
+            terminalreporter.write_line(found.text, green=found.good, red=not found.good, bold=True)
+
+    def _trouble(self, exitstatus: int, stats: Mapping[str, list[Any]]) -> str | None:
+        """Why the run did not end well, other than by what the findings say."""
+        failed = len(stats.get("failed", [])) + len(stats.get("error", []))
+        verdicts = [v for claims in self.claims.values() for v in claims.values()]
+        explained = sum(v in (Verdict.BROKEN, Verdict.BLOCKED) for v in verdicts)
+        if exitstatus == 0 or (exitstatus == 1 and failed <= explained):
+            return None
+        return f"the run did not end well (exit status {exitstatus})"
+
+    def _table(self, width: int, *, colour: bool) -> str:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        out = io.StringIO()
+        console = Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False)
+        for spec in self.specs:
+            rows = [row for row in self.findings if row.codec == spec.name]
+            if not rows:
+                continue
+            table = Table(title=spec.name, title_justify="left", title_style="bold", pad_edge=False, box=None)
+            for column in ("claim", "severity", "measured", "declared", "verdict"):
+                table.add_column(column, overflow="fold", header_style="bold")
+            last = ""
+            for row in rows:
+                table.add_row(
+                    Text("" if row.claim == last else row.title),
+                    Text(row.severity),
+                    Text(row.measured),
+                    Text(row.declared),
+                    Text(row.verdict, style=_COLOURS.get(row.verdict, "red")),
+                )
+                last = row.claim
+            console.print(table)
+            console.print()
+        return out.getvalue()
+
+
+def _last_line(text: str) -> str:
+    lines = [line.removeprefix("E ").strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""

@@ -1,0 +1,189 @@
+"""One run over the chosen codecs: what it was asked to do, and the codecs, ready to be examined."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from robustkit.errors import RobustkitError
+from robustkit.judging.effort import EFFORTS
+from robustkit.plugin.options import PREFIX, Options, cuda_is_here, on_xdist
+from robustkit.plugin.report import Report
+from robustkit.registry import CodecSpec, CodecUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from robustkit.codec import Image
+    from robustkit.judging.subject import Subject
+
+#: Of the search's seed, in what xdist's workers are told.
+SEED = "robustkit_seed"
+
+
+#: Where a run that has chosen codecs keeps itself, in pytest's configuration.
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+
+
+class Run:
+    """A run of the suite.
+
+    Args:
+        config: pytest's.
+
+    Raises:
+        pytest.UsageError: an option's value can't be used, or a codec is unknown.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.options = Options(config)
+        self.specs = self.options.specs()
+        self.report = Report(self.specs)
+        self.limits = self.options.limits()
+        self.profile = self.options.profile()
+        effort = EFFORTS[self.options.effort]
+        self.effort = replace(effort, examples=self.options.examples or effort.examples)
+        self.seed = self._search_seed()
+        self.no_device: str | None = None
+        self.facts: dict[str, Mapping[str, str]] = {}
+        self._trials, self._crop = self.options.trials, self.options.crop
+        self._ready: dict[str, Subject] = {}
+        self._images: dict[str, Image] | None = None
+        self._last_progress = time.monotonic()
+        if self.options.updating and on_xdist(config):
+            raise pytest.UsageError(f"{PREFIX}golden-update writes files that the workers of -n share: leave -n out")
+
+    def _search_seed(self) -> int | str:
+        given = self.config.getoption("--hypothesis-seed", None)
+        if given is not None:
+            return int(given) if str(given).lstrip("-").isdigit() else str(given)
+        shared = getattr(self.config, "workerinput", {}).get(SEED)
+        if shared is not None:
+            return int(shared)
+        # The same command gives the same verdict; only the nightly run goes where none has been.
+        return random.SystemRandom().getrandbits(32) if self.options.effort == "nightly" else 0
+
+    @property
+    def images(self) -> dict[str, Image]:
+        """What to encode, by name."""
+        if self._images is None:
+            from robustkit import images
+
+            try:
+                if self.options.images is not None:
+                    self._images = images.from_folder(self.options.images, crop=self._crop)
+                else:
+                    self._images = images.photographs(self._crop if self._crop is not None else 256)
+            except images.ImageError as error:
+                raise pytest.UsageError(str(error)) from error
+        return self._images
+
+    def subject(self, spec: CodecSpec) -> Subject:
+        """The codec, ready to be examined; its processes start when they are needed."""
+        from robustkit.judging.subject import Subject
+
+        if spec.name not in self._ready:
+            self._ready[spec.name] = Subject(
+                spec,
+                images=self.images,
+                directory=self.options.report_dir,
+                profile=self.profile,
+                trials=self._trials,
+                effort=self.effort,
+                search_seed=self.seed,
+                limits=self.limits,
+                progress=self.progress,
+            )
+        return self._ready[spec.name]
+
+    def close(self, subject: Subject) -> None:
+        """End the codec's processes."""
+        self._ready.pop(subject.name, None)
+        subject.close()
+
+    def close_all(self) -> None:
+        """End every codec's processes."""
+        for subject in list(self._ready.values()):
+            self.close(subject)
+
+    def start(self) -> None:
+        """Find out, before anything is collected, whether the codecs can run here.
+
+        Raises:
+            pytest.UsageError: one can't, or what was asked of it makes no sense.
+        """
+        if hasattr(self.config, "workerinput") or self.config.getoption("collectonly", False):
+            return
+        _ = self.images
+        if self.options.device == "cuda" and not cuda_is_here():
+            commands = " and ".join(f"`{self.recording(spec.name)}`" for spec in self.specs)
+            self.no_device = f"no CUDA device here; {commands} records the golden files on a machine with an NVIDIA GPU"
+            return
+        for spec in self.specs:
+            subject = self.subject(spec)
+            try:
+                self.facts[spec.name] = dict(subject.workers.describe())
+                self.report.loosened[spec.name] = subject.loosened
+                self.report.known_defects[spec.name] = subject.known_defects
+            except CodecUnavailable as error:
+                raise pytest.UsageError(str(error)) from error
+            except Exception as error:
+                if spec.settings:
+                    given = ", ".join(f"{key}={value!r}" for key, value in spec.settings.items())
+                    raise pytest.UsageError(f"codec {spec.name!r} can't be built with {given}: {error}") from error
+                if isinstance(error, RobustkitError) and spec.name in self.report.loosened:
+                    raise pytest.UsageError(str(error)) from error
+                # A codec whose constructor dies is a finding, not a mistake in the command.
+                self.facts[spec.name] = {"does not start": str(error).strip().partition("\n")[0][:200]}
+            if on_xdist(self.config):
+                self.close(subject)
+
+    def recording(self, codec: str) -> str:
+        """The command that records the golden reconstructions of ``codec``."""
+        words = ["pytest", *(["--pyargs"] if self.config.getoption("pyargs", False) else [])]
+        words += [a for a in self.config.args if "::" not in a] or ["conformance"]
+        words += ["--codec", codec, "-k", "golden", f"{PREFIX}golden-update"]
+        if self.options.device != "cpu":
+            words += [f"{PREFIX}device", self.options.device]
+        if self.options.golden_dir is not None:
+            words += [f"{PREFIX}golden-dir", str(self.options.golden_dir)]
+        return shlex.join(words)
+
+    def progress(self, text: str) -> None:
+        """Show that a long check is getting on, a line every ten seconds at most."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or hasattr(self.config, "workerinput") or time.monotonic() - self._last_progress < 10:
+            return
+        self._last_progress = time.monotonic()
+        capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
+        if capture is None:
+            reporter.write(f" [{text}] ", flush=True)
+            return
+        with capture.global_and_fixture_disabled():
+            reporter.write(f" [{text}] ", flush=True)
+
+    def header(self) -> list[str]:
+        """Lines on what is judged, and how."""
+        from robustkit import __version__
+
+        promises = self.options.profile_file or "the codec's own"
+        trials = self._trials or -(-self.effort.trials // len(self.images))
+        lines = [
+            f"robustkit: {__version__}; device {self.options.device}; effort {self.options.effort}"
+            f" ({trials} trials an image, {self.effort.examples} examples);"
+            f" seed {self.seed} (search), 0 (trials); promises: {promises}"
+        ]
+        if self.no_device:
+            lines.append(f"robustkit: {self.no_device}")
+        for spec in self.specs:
+            facts = "; ".join(f"{key} {value}" for key, value in self.facts.get(spec.name, {}).items())
+            lines.append(f"codec: {spec.name}" + (f" ({facts})" if facts else ""))
+            if loosened := self.report.loosened.get(spec.name):
+                lines.append(f"NON-CERTIFYING: loosened profile: {'; '.join(loosened)}")
+        return lines

@@ -1,0 +1,284 @@
+"""The codec under test: which trials are run, how often, and how outcomes and losses are judged."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from robustkit import Codec, DecodeError, EncodeError, ErrorPattern, Layout, Outcome, Profile, Promise, Region
+from robustkit.channels import BSC, Burst
+from robustkit.isolation import Decoded, Limits
+from robustkit.judging.effort import Effort
+from robustkit.judging.finding import ClaimError
+from robustkit.judging.search import search, search_garbage
+from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject
+from robustkit.judging.trial import Trial
+from robustkit.registry import CodecSpec, Target
+from robustkit.strategies import bit_flips, garbage
+
+PROFILE = Profile(bpp=24.1, quality=99.0, promises=(Promise("bsc(ber=0.01)", mean_drop=60.0, p5_drop=80.0),))
+
+
+class Store(Codec):
+    """Stores the pixels of images 8 wide after a byte that must stay zero; refuses small images."""
+
+    name = "store"
+    family = "test"
+    profile = PROFILE
+
+    def encode(self, image):
+        if image.shape[0] < 4:
+            raise EncodeError("too small")
+        return b"\0" + image[:, :8].tobytes()
+
+    def decode(self, bitstream):
+        if bitstream[:1] != b"\0":
+            raise DecodeError("the first byte is not zero")
+        if len(bitstream) % 24 != 1:
+            raise ZeroDivisionError("odd length")
+        return np.frombuffer(bitstream[1:], np.uint8).reshape(-1, 8, 3)
+
+    def layout(self, bitstream):
+        bits = 8 * len(bitstream)
+        start = min(8, bits)
+        return Layout((Region("guard", 0, start, header=True), Region("pixels", start, bits)), bits)
+
+
+class Brittle(Store):
+    """Raises when the highest bit of any sample in the first row is set; that of the first sample is bit 8."""
+
+    name = "brittle"
+
+    def decode(self, bitstream):
+        image = super().decode(bitstream)
+        if (image[0] & 128).any():
+            raise RuntimeError("brittle")
+        return image
+
+
+class LongLayout(Store):
+    name = "long-layout"
+
+    def layout(self, bitstream):
+        return Layout((), 8 * len(bitstream) + 8)
+
+
+class Confused(Store):
+    name = "confused"
+    known_defects: ClassVar = {"crash": "https://example.org/1"}
+
+
+class OldFashioned(Store):
+    name = "old-fashioned"
+    known_defects: ClassVar = {"decoding is deterministic": "https://example.org/2"}
+
+
+IMAGES = {name: np.full((4, 8, 3), level, dtype=np.uint8) for name, level in (("dark", 10), ("light", 100))}
+
+#: Spelt twice: one channel.
+NOISE, SAME = BSC(0.01), BSC(1e-2)
+
+
+def effort(examples, shrink_seconds=60.0):
+    return Effort(trials=10, examples=examples, shrink_seconds=shrink_seconds)
+
+
+@pytest.fixture
+def under_test(tmp_path):
+    made = []
+
+    def make(codec=Store, **more):
+        more.setdefault("effort", effort(60))
+        more.setdefault("trials", 5)
+        spec = CodecSpec(codec.name, Target(codec.__module__, codec.__qualname__, __file__))
+        made.append(Subject(spec, images=more.pop("images", IMAGES), directory=tmp_path, **more))
+        return made[-1]
+
+    yield make
+    for subject in made:
+        subject.close()
+
+
+def test_the_clean_round_trip_is_measured(under_test):
+    subject = under_test()
+    assert list(subject.clean) == ["dark", "light"]
+    assert subject.clean_quality == 100.0
+    assert subject.clean_bpp == pytest.approx(8 * 97 / 32)
+    assert subject.clean["dark"].shape == (4, 8)
+    assert subject.profile == PROFILE
+
+
+def test_what_is_unsound_says_why(under_test):
+    assert "clean rate is 24.25" in under_test().unsound
+    assert under_test(profile=Profile(bpp=25.0, quality=99.0)).unsound is None
+    assert "clean psnr is 100.000, declared 101" in under_test(profile=Profile(bpp=25.0, quality=101.0)).unsound
+    small = under_test(images={"strip": np.zeros((2, 8, 3), np.uint8)})
+    assert small.unsound == "strip: the codec refuses the image: too small"
+    assert "layout speaks of 784 bits, the stream has 776" in under_test(LongLayout).unsound
+    wide = under_test(images={"wide": np.zeros((4, 9, 3), np.uint8)})
+    assert "misshapen" in wide.unsound
+    with pytest.raises(CleanRoundTripFailed) as failed:
+        _ = wide.clean
+    assert failed.value.clean.image == "wide"
+
+
+def test_trials_are_seeded_and_run_once(under_test):
+    first, second = under_test(trials=3), under_test(trials=5)
+    trials = first.trials(NOISE)
+    assert first.trials(NOISE) is trials
+    assert Counter(t.image for t in trials) == {"dark": 3, "light": 3}
+    more = {(t.image, t.number): t for t in second.trials(SAME)}
+    for trial in trials:
+        same = more[trial.image, trial.number]
+        assert replace(same, seconds=trial.seconds) == trial
+    assert under_test(trials=3, seed=1).trials(NOISE)[0].pattern != trials[0].pattern
+
+
+def test_trials_are_judged(under_test):
+    trials = under_test(trials=40).trials(NOISE)
+    assert {t.outcome for t in trials} == {Outcome.DEGRADED, Outcome.REFUSED, Outcome.INTACT} - (
+        set() if any(t.pattern.harmless for t in trials) else {Outcome.INTACT}
+    )
+    for trial in trials:
+        if trial.outcome is Outcome.REFUSED:
+            assert (trial.metrics, trial.drops, trial.drop("psnr")) == ({}, {}, None)
+            assert trial.message == "the first byte is not zero"
+            assert trial.pattern.flips[0] < 8
+        elif trial.outcome is Outcome.DEGRADED:
+            assert trial.drop("psnr") == pytest.approx(100 - trial.metrics["psnr"])
+            assert trial.drop("psnr") > 0
+        else:
+            assert (trial.metrics, trial.drops) == ({"psnr": 100.0}, {"psnr": 0.0})
+
+
+def test_images_of_different_shapes_keep_their_results(under_test):
+    images = {"tall": np.full((9, 8, 3), 3, np.uint8), **IMAGES, "tall too": np.full((9, 8, 3), 60, np.uint8)}
+    subject = under_test(images=images, trials=4)
+    for trial in subject.trials(Burst(8, region="payload")):
+        assert trial.outcome is Outcome.DEGRADED
+        # A burst of 8 bits reaches two samples at most.
+        assert trial.metrics["psnr"] > 20
+
+
+def test_a_search_finds_the_least_damage(under_test):
+    result = search(under_test(Brittle, effort=effort(100)), bit_flips)
+    found = result.counterexample
+    assert found.pattern.flips.tolist() == [8]
+    assert found.decoded.outcome is Outcome.RAISED
+    assert found.stream == found.pattern.apply(found.clean.bitstream)
+    assert result.outcomes[Outcome.RAISED] > 0
+
+
+def test_a_search_without_a_find_counts_what_it_saw(under_test):
+    result = search(under_test(), bit_flips)
+    assert result.counterexample is None
+    assert set(result.outcomes) == {Outcome.DEGRADED, Outcome.REFUSED}
+    assert 0 < result.streams <= 60
+
+
+def test_a_search_through_garbage(under_test):
+    found = search_garbage(under_test(), garbage(max_bytes=40)).counterexample
+    assert (found.clean, found.pattern) == (None, None)
+    # A stream of no pixels.
+    assert found.stream == b"\0"
+    assert found.decoded.outcome is Outcome.MISSHAPEN
+
+
+def test_shrinking_stops_in_time_with_what_was_found(under_test):
+    subject = under_test(Brittle, effort=effort(100, shrink_seconds=0.0))
+    found = search(subject, bit_flips).counterexample
+    assert any(flip in range(8, 200, 8) for flip in found.pattern.flips)
+    assert found.decoded.outcome is Outcome.RAISED
+
+
+def test_one_seed_tries_the_same_streams(under_test):
+    def seen(seed):
+        return search(under_test(effort=effort(40), search_seed=seed), bit_flips).outcomes
+
+    assert seen(3) == seen(3)
+
+
+def test_small_crops_serve_the_search_where_the_codec_takes_them(under_test):
+    large = np.zeros((90, 8, 3), np.uint8)
+    assert under_test(images={"large": large}).small["large"].shape == (64, 8)
+
+
+def test_a_trial_is_reduced_to_its_cause(under_test):
+    subject = under_test(Brittle, trials=1)
+    clean = subject.clean["dark"]
+    pattern = ErrorPattern(clean.bits, np.array([24, 41, 300, 301, 500]))
+    failing = Trial("brittle", "dark", NOISE, 0, 0, pattern, Outcome.RAISED, clean.bpp, 0.0, {}, {})
+    least = subject.smallest(failing, lambda t: t.outcome is Outcome.RAISED)
+    assert least.pattern.flips.tolist() == [24]
+    assert "brittle" in least.message
+
+
+def test_judging_compares_pixels(under_test):
+    clean = under_test().clean["dark"]
+    assert clean.judge(Decoded(clean.decoded.image.copy(), None)) is Outcome.INTACT
+    assert clean.judge(Decoded(clean.decoded.image + 1, None)) is Outcome.DEGRADED
+    assert clean.judge(Decoded(None, Outcome.HUNG)) is Outcome.HUNG
+
+
+def test_the_given_profile_rules_and_what_it_loosens_is_known(under_test):
+    loose = under_test(profile=Profile(bpp=30.0, quality=99.0, promises=PROFILE.promises))
+    assert loose.profile.bpp == 30.0
+    assert loose.loosened == ["bpp 30 > 24.1"]
+    assert under_test().loosened == []
+
+
+def test_limits_reach_the_workers(under_test):
+    assert under_test(limits=Limits(seconds=3)).limits.seconds == 3
+    assert under_test().limits == Limits()
+
+
+def test_closing_ends_every_process(under_test):
+    import os
+
+    subject = under_test()
+    pids = [*subject.workers.pids, *subject.fresh_workers().pids]
+    assert len(pids) == 2
+    subject.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_any_list_of_jobs_gives_the_trials_that_a_whole_run_has(under_test):
+    subject = under_test(trials=30)
+    whole = {(t.image, t.number): t for t in subject.trials(NOISE)}
+    jobs = [Job("light", SAME, 29), Job("dark", NOISE, 3), Job("light", NOISE, 0), Job("dark", NOISE, 29)]
+    found = list(under_test(workers=2).run(iter(jobs)))
+    assert [(t.image, t.number) for t in found] == [(job.image, job.number) for job in jobs]
+    for trial in found:
+        assert replace(trial, seconds=0.0) == replace(whole[trial.image, trial.number], seconds=0.0)
+
+
+def test_images_are_kept_only_where_somebody_asks(under_test):
+    subject, kept = under_test(), []
+    trials = list(subject.run(subject.jobs(NOISE), keep=lambda trial, image: kept.append((trial, image))))
+    assert [t for t, _ in kept] == [t for t in trials if t.outcome.has_image]
+    assert all(image.shape == (4, 8, 3) for _, image in kept)
+    assert not any(isinstance(value, np.ndarray) for trial in trials for value in vars(trial).values())
+
+
+def test_a_trial_names_all_that_it_was_drawn_from_and_cost(under_test):
+    trial = under_test(seed=7).trials(NOISE)[0]
+    assert (trial.codec, trial.image, trial.channel, trial.number, trial.seed) == ("store", "dark", NOISE, 0, 7)
+    assert trial.bpp == pytest.approx(8 * 97 / 32)
+    assert trial.seconds > 0
+    assert trial.to_row()["channel"] == "bsc(ber=0.01)"
+
+
+def test_known_defects_name_outcomes_or_claims(under_test):
+    """D7: nothing would ever have matched a typo, or a claim's title."""
+    with pytest.raises(ClaimError, match="'crash': did you mean crashed"):
+        _ = under_test(Confused).known_defects
+    with pytest.raises(ClaimError, match=r"its id is 'decode.deterministic'"):
+        _ = under_test(OldFashioned).known_defects
+
+
+def test_the_device_is_what_the_worker_sees(under_test):
+    assert under_test().device == "cpu"
