@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from robustkit.errors import RobustkitError
 from robustkit.layout import Layout, Region
 from robustkit.outcome import Outcome
-from robustkit.pixels import Image as Image
+from robustkit.pixels import Image
 from robustkit.profile import Profile
 
 __all__ = ["Codec", "DecodeError", "DecoderFailed", "EncodeError", "Image", "Layout", "Region", "adapt"]

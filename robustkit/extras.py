@@ -17,6 +17,12 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "jpeg-xl": ("pillow_jxl",),
     "metrics": ("pyiqa",),
 }
+#: By module or package of codecs, the extra that brings all they need, of those that bring one of it.
+_OF_CODECS: Mapping[str, str] = {
+    "robustkit.codecs.learned": "learned",
+    "robustkit.codecs.official": "learned",
+    "robustkit.codecs.rcc": "rcc",
+}
 
 
 def way_out(package: str | None, asker: str = "") -> str | None:
@@ -24,14 +30,14 @@ def way_out(package: str | None, asker: str = "") -> str | None:
 
     Args:
         package: as ``ModuleNotFoundError`` names it.
-        asker: the module that wants it. If it belongs to an extra, as ``robustkit.codecs.rcc.turbo`` does by its name,
-            that one is named: it brings all that the module needs.
+        asker: the module that wants it. Where several extras bring the package, the one that is named brings all else
+            that the module needs.
     """
     bringing = [extra for extra, packages in EXTRAS.items() if package in packages]
     if not bringing:
         return None
-    own = [extra for extra in bringing if extra in asker.split(".")]
-    return f"{package} is missing: pip install 'robustkit[{(own or bringing)[0]}]'"
+    own = next((extra for codecs, extra in _OF_CODECS.items() if f"{asker}.".startswith(f"{codecs}.")), None)
+    return f"{package} is missing: pip install 'robustkit[{own if own in bringing else bringing[0]}]'"
 
 
 def missing(*packages: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from robustkit.extras import EXTRAS, missing, way_out
+from robustkit.extras import _OF_CODECS, EXTRAS, missing, way_out
 
 ROOT = Path(__file__).parents[1]
 #: As where only the core is installed.
@@ -63,7 +64,8 @@ def test_a_codec_that_an_extra_brings_names_it_on_a_core_installation() -> None:
     names = [*RCC, *LEARNED, *OFFICIAL, "bpg", "heic", "jpeg", "jpeg-xl", "png", "jpeg+rs(255,223)"]
     found = without(EVERYTHING, LOADING, "{}", *names)
     assert found == {
-        **{name: lacking(name, "torch", "rcc") for name in (*RCC, *OFFICIAL)},
+        **{name: lacking(name, "torch", "rcc") for name in RCC},
+        **{name: lacking(name, "torch", "learned") for name in OFFICIAL},
         **{name: lacking(name, "safetensors", "learned") for name in LEARNED},
         "bpg": lacking("bpg", "av", "bpg"),
         "heic": lacking("heic", "pillow_heif", "heic"),
@@ -163,6 +165,11 @@ def test_a_package_that_several_extras_bring() -> None:
     assert missing("numpy", "reedsolo") is None
 
 
-def test_every_extra_that_is_declared_is_in_the_table() -> None:
+def test_the_table_holds_every_extra_that_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(project["optional-dependencies"]) - {"all", "test"} <= set(EXTRAS)
+    assert set(project["optional-dependencies"]) - {"all", "test"} == set(EXTRAS)
+
+
+def test_the_codecs_of_an_extra_are_where_the_table_says() -> None:
+    assert all(importlib.util.find_spec(codecs) for codecs in _OF_CODECS)
+    assert set(_OF_CODECS.values()) <= set(EXTRAS)

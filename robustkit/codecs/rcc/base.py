@@ -90,7 +90,6 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     needs: ClassVar[str] = "the extra `rcc`"
     family = "rcc"
-    needs = "the extra `rcc`"
     #: The header's own settings of each bit protocol that the codec reads.
     methods: ClassVar[Mapping[int, type[Any]]]
     #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
