@@ -58,6 +58,12 @@ def test_the_contract_notices_an_import_from_a_layer_above(tmp_path):
     assert "robustkit.codecs is not allowed to import robustkit.isolation" in done.stdout
 
 
+def test_each_module_is_one_room():
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in ROOT.glob("robustkit/**/*.py")}
+    assert {file.name: count for file, count in lines.items() if count > 600} == {}
+    assert lines[ROOT / "robustkit" / "pytest_plugin.py"] < 150
+
+
 def test_every_module_is_in_a_layer():
     layered = {module for layer in CONTRACT["layers"] for module in layer.split(" | ")}
     found = {module.name for module in pkgutil.iter_modules(robustkit.__path__, "robustkit.")}
