@@ -250,7 +250,9 @@ def _measure(store: TrialStore, subject: Subject, wanted: Sequence[Channel]) -> 
     )
     console = Console(stderr=True)
     # The last hour tells what is left: of a slow codec a whole chunk of trials comes at once.
-    bar = Progress(*columns, console=console, transient=True, speed_estimate_period=3600)
+    bar = Progress(
+        *columns, console=console, transient=True, speed_estimate_period=3600, disable=not console.is_terminal
+    )
     began = said = time.monotonic()
     done = 0
     with bar as progress:
