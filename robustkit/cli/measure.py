@@ -96,7 +96,8 @@ def command(
     --trials or channels runs those that it lacks. Trials of other pixels, streams, settings or sources of the codec are
     not taken for these.
 
-    With --check, exit status 1 says that a declared limit is not proved.
+    With --check, exit status 1 says that a declared limit is not proved, or that the clean rate or quality is not what
+    is declared.
     """
     from robustkit.images import ImageError, from_folder, photographs
     from robustkit.isolation import Limits

@@ -25,6 +25,8 @@ from robustkit.outcome import Outcome
 VERSION = 1
 #: Trials for each process between two writes to disk; what a kill costs. A whole batch each.
 _BATCH = 16
+#: Images that a message names.
+_NAMED = 6
 _WAY_OUT = "remove the file, or name another one"
 
 
@@ -79,9 +81,11 @@ class TrialStore:
                 job = Job(row["image"], parse(row["channel"]), row["number"])
                 self._trials[job] = _trial(row, subject, job)
         if changed:
+            names = sorted(changed)
+            named = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             tell(
-                f"{path} has trials of other pixels, streams or clean decodes of {', '.join(sorted(changed))}: kept as "
-                f"{aside.name}, measuring these anew"
+                f"{path} has trials of other pixels, streams or clean decodes of {named}: kept as {aside.name}, "
+                "measuring these anew"
             )
             self._begin(identity, aside=aside)
         elif not data.endswith(b"\n") or len(here) != len(self._trials):
