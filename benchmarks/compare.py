@@ -7,37 +7,48 @@ RCC codecs and JPEG.
 from __future__ import annotations
 
 import shlex
+import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import click
-from measure_profile import CORES, Measured, Seen, console, corrupted, mean_drop, under_test
+from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from robustkit.trial import CleanRoundTripFailed, CodecUnderTest
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from robustkit import channels, images, registry, spelling, statistics
-from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec
-from robustkit.statistics import Bound
+from robustkit.channels import ChannelError
+from robustkit.cli.measure import CORES
+from robustkit.errors import RobustkitError
+from robustkit.images import ImageError
+from robustkit.isolation import Limits
+from robustkit.judging.assess import corrupted, interval, mean_drop
+from robustkit.judging.store import TrialStore
+from robustkit.judging.subject import Subject, slug
+from robustkit.judging.trial import Trial
+from robustkit.registry import DuplicateCodec, UnknownCodec
+from robustkit.spelling import SpellingError
 
 CODECS = "jpeg,ddcm,diffc,psc,turbo-ddcm,robust-turbo-ddcm"
 CHANNELS = ("bsc(ber=0.0001)", "bsc(ber=0.001)", "bsc(ber=0.01)")
 DEFAULT_OUT = Path(__file__).parent / "rcc-codecs.md"
 #: Codecs whose rates differ by more than this are not of one rate.
 RATE_TOLERANCE = 0.05
+METRIC = "psnr"
+
+# Wide where nobody watches, so that a table in a log is whole.
+console = Console(width=None if sys.stdout.isatty() else 132)
 
 
-def interval(bound: Bound, digits: int) -> str:
-    return f"{bound.estimate:.{digits}f} [{bound.low:.{digits}f}, {bound.high:.{digits}f}]"
-
-
-def row(name: str, subject: CodecUnderTest, seen: Sequence[Sequence[Seen]]) -> str:
+def row(name: str, subject: Subject, seen: Sequence[Sequence[Trial]]) -> str:
     """One line of the table, in Markdown."""
-    clean = statistics.mean_bound({image: [clean.quality or 0.0] for image, clean in subject.clean.items()})
+    clean = statistics.mean_bound({image: [clean.metrics[METRIC]] for image, clean in subject.clean.items()})
     cells = [f"`{name}`", f"{subject.clean_bpp:.3f}", interval(clean, 2)]
     for trials in seen:
-        shown = any(trial.drop is not None for trial in trials)
-        cells += [interval(mean_drop(trials), 2) if shown else "", interval(corrupted(trials), 2)]
+        shown = any(trial.drop(METRIC) is not None for trial in trials)
+        cells += [interval(mean_drop(trials, METRIC), 2) if shown else "", interval(corrupted(trials), 2)]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -65,45 +76,62 @@ def main(
 ) -> None:
     """Measure codecs at one rate on scikit-image's photographs, or those of a folder, and write a Markdown table.
 
-    The trials are kept in OUT.CODEC.trials.json, so a run that was stopped goes on. Intervals are one-sided 95% bounds
+    The trials are kept in OUT.CODEC.trials.jsonl, so a run that was stopped goes on. Intervals are one-sided 95% bounds
     on each side, with images as clusters.
     """
-    photographs = images.photographs(crop=crop) if folder is None else images.from_folder(folder, crop=crop)
     try:
-        wanted = [channels.parse(name).name for name in names]
+        photographs = images.photographs(crop=crop) if folder is None else images.from_folder(folder, crop=crop)
+        wanted = list(dict.fromkeys(channels.parse(name) for name in names))
         own = spelling.settings(settings, spelling.names(codecs))
-        given = {name: {"bpp": bpp, **mine} for name, mine in own.items()}
-        specs = {name: registry.get(name).spec(**given[name]) for name in given}
-    except (UnknownCodec, DuplicateCodec, ValueError) as error:
+        specs = {name: registry.get(name).spec(**{"bpp": bpp, **mine}) for name, mine in own.items()}
+    except (UnknownCodec, DuplicateCodec, ChannelError, ImageError, SpellingError) as error:
         raise click.UsageError(str(error.args[0])) from error
     lines, rates = [], {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=len(specs) * len(wanted))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        task = progress.add_task("starting", total=len(specs) * len(wanted) * len(photographs) * trials)
         for name, spec in specs.items():
 
             def tell(text: str, name: str = name) -> None:
                 progress.update(task, description=f"{name}: {text}")
 
-            try:
-                with under_test(spec, photographs, trials=trials, workers=workers, progress=tell) as subject:
-                    key = {
-                        "codec": subject.own_name,
-                        "settings": given[name],
-                        "facts": subject.workers.describe(),
-                        "images": sorted(photographs),
-                        "crop": crop,
-                        "trials": trials,
-                    }
-                    measured = Measured(out.with_name(f"{out.name}.{name}.trials.json"), key)
+            subject = Subject(
+                spec,
+                images=photographs,
+                directory=Path(directory),
+                metric=METRIC,
+                trials=trials,
+                limits=Limits(seconds=300),
+                workers=workers,
+                progress=tell,
+            )
+            with closing(subject):
+                try:
+                    _ = subject.workers
+                    kept = out.with_name(f"{out.name}.{slug(name)}.trials.jsonl")
+                    store = TrialStore(kept, subject, tell=click.echo)
                     seen = []
                     for channel in wanted:
-                        seen.append(measured.complete(channel, subject))
-                        progress.advance(task)
-                    rates[name] = subject.clean_bpp
-                    lines.append(row(name, subject, seen))
-            except (CleanRoundTripFailed, CodecUnavailable) as error:
-                raise click.ClickException(f"{name}: {error}") from error
+                        tell(str(channel))
+                        jobs = subject.jobs(channel)
+                        progress.advance(task, len(jobs) - len(store.missing(jobs)))
+                        for _ in store.run(jobs):
+                            progress.advance(task)
+                        seen.append(store.trials(jobs))
+                except RobustkitError as error:
+                    raise click.ClickException(f"{name}: {error}") from error
+                rates[name] = subject.clean_bpp
+                lines.append(row(name, subject, seen))
     far = [f"{name} {rate:.3f}" for name, rate in rates.items() if abs(rate / bpp - 1) > RATE_TOLERANCE]
     damage = "".join(f" {channel}: loss, dB | no image |" for channel in wanted)
     text = "\n".join(

@@ -293,8 +293,27 @@ def test_the_table_lists_the_efforts():
 
 
 def test_the_table_lists_the_options_of_measure():
-    listed = {re.match(r"`(--[a-z-]+)", option)[1] for option, _ in table("docs/promises.md", "option")}
-    assert listed <= command_options()["measure"]
+    listed = [re.match(r"`(--[a-z-]+)", option)[1] for option, *_ in table("docs/promises.md", "option")]
+    assert sorted(listed) == sorted(command_options()["measure"] - {"--help"})
+
+
+def test_what_the_page_says_of_measure_in_numbers_is_so():
+    from robustkit.cli.measure import CHANNELS, command
+    from robustkit.judging.propose import HOLDS, RUNS, TIGHTER, least_trials
+
+    text = text_of("docs/promises.md")
+    defaults = {parameter.name: parameter.default for parameter in command.params}
+    rows = {option: default for option, _, default in table("docs/promises.md", "option")}
+    assert rows["`--trials N`"] == str(defaults["trials"])
+    assert float(rows["`--time-limit SECONDS`"]) == defaults["time_limit"]
+    assert rows["`--seed N`"] == str(defaults["seed"])
+    assert rows["`--channel CHANNEL`"].startswith("eight kinds")
+    assert len(CHANNELS) == 8
+    assert f"{defaults['trials']} for each image and channel" in text
+    assert f"({least_trials(6)} of each of six images)" in text
+    assert f"{RUNS} resampled quick runs" in text
+    assert f"in {HOLDS:.0%}".replace("%", " of 100") in text
+    assert f"{1 - TIGHTER:.0%} tighter" in text
 
 
 def test_the_tables_list_the_claims_and_the_verdicts():

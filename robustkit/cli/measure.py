@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from robustkit import channels
 from robustkit.channels import Channel, ChannelError
 from robustkit.cli import shared
 from robustkit.errors import RobustkitError
+from robustkit.registry import CodecUnavailable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +40,8 @@ CHANNELS = (
     "payload-bsc(ber=0.001)",
     "truncation(keep=0.5)",
 )
+#: Between two lines of progress where there is no terminal to show a bar.
+_LINE_SECONDS = 60
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -68,7 +71,7 @@ Examples:
               help="Decoding processes.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the trials; the suite has 0.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="The profile, as TOML.  [default: NAME.profile.toml]")  # fmt: skip
+              help="The profile, as TOML.  [default: NAME.profile.toml, of the codec's own name]")  # fmt: skip
 @click.option("--check", is_flag=True, help="Say how tight the profile is that the codec declares; write none.")
 def command(
     codec: str,
@@ -89,26 +92,37 @@ def command(
     The profile is one that 99 of 100 runs of the suite with the quick effort prove. It goes into FILE, for
     --robustkit-profile, and as Python to paste into the codec's class it ends the output.
 
-    Trials are kept beside FILE, in FILE.trials.jsonl: a run that was stopped goes on where it was. Trials of other
-    pixels, streams, settings or sources of the codec are not taken for these.
+    Trials are kept beside FILE, in FILE.trials.jsonl: a run that was stopped goes on where it was, and one with more
+    --trials or channels runs those that it lacks. Trials of other pixels, streams, settings or sources of the codec are
+    not taken for these.
 
-    With --check, exit status 1 says that a declared limit is not proved.
+    With --check, exit status 1 says that a declared limit is not proved, or that the clean rate or quality is not what
+    is declared.
     """
     from robustkit.images import ImageError, from_folder, photographs
     from robustkit.isolation import Limits
-    from robustkit.judging.propose import ProposalError, as_python, examine, propose
+    from robustkit.judging.propose import as_python, examine, least_trials, propose
     from robustkit.judging.store import TrialStore
     from robustkit.judging.subject import Subject, slug
+    from robustkit.quality import METRICS, MetricUnavailable, UnknownMetric
 
-    console = _console()
     started = time.monotonic()
     spec = shared.spec_of(codec, settings)
     try:
         given = list(dict.fromkeys(channels.parse(text) for text in texts))
         images = photographs(crop or 256) if folder is None else from_folder(folder, crop=crop)
-    except (ChannelError, ImageError) as error:
+        if metric is not None:
+            _ = METRICS[metric]
+    except (ChannelError, ImageError, UnknownMetric) as error:
         raise click.UsageError(str(error)) from error
-    target = out or Path(f"{slug(codec)}.profile.toml")
+    except MetricUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    if trials < (least := least_trials(len(images))):
+        raise click.UsageError(
+            f"--trials {trials}: a run of the suite has {least} trials of each of {len(images)} images on a channel, "
+            f"give {least} or more"
+        )
+    console, store = _console(), None
     with tempfile.TemporaryDirectory(prefix="robustkit-") as directory:
         subject = Subject(
             spec,
@@ -121,50 +135,71 @@ def command(
             seed=seed,
         )
         try:
-            _ = subject.workers
-            subject.check_metric()
-            declared = _promising(subject, metric) if check else None
-            wanted = _wanted(subject, given, declared)
-            store = TrialStore(target.with_name(f"{target.name}.trials.jsonl"), subject, tell=console.print)
+            with shared.progress(f"loading {codec}") as tell:
+                subject.progress = tell
+                declared = _prepared(subject, settings, metric, check=check)
+                wanted = _wanted(subject, given, declared)
+                target = out or Path(f"{slug(subject.own_name)}.profile.toml")
+                store = TrialStore(target.with_name(f"{target.name}.trials.jsonl"), subject, tell=_note)
             measured = _measure(store, subject, wanted)
-            bpp, quality = subject.clean_bpp, subject.clean_quality
             if declared is not None:
-                profile = replace(declared, promises=tuple(p for p in declared.promises if p.channel in measured))
-                sys.exit(0 if _show_check(console, profile, examine(profile, measured), subject) else 1)
+                proved = _show_check(console, declared, examine(declared, measured), subject)
+                sys.exit(0 if proved else 1)
+            bpp, quality = subject.clean_bpp, subject.clean_quality
             profile, limits = propose(measured, bpp=bpp, quality=quality, metric=subject.metric)
-        except ProposalError as error:
-            raise click.UsageError(str(error)) from error
         except (RobustkitError, ValueError) as error:
             raise click.ClickException(f"{codec}: {error}") from error
+        except KeyboardInterrupt:
+            kept = "" if store is None else f": {len(store)} trials are kept in {store.path}, the same command goes on"
+            _note(f"stopped{kept}")
+            sys.exit(130)
         finally:
             subject.close()
-        _show(console, subject.metric, measured, limits)
-        try:
-            target.write_text(profile.to_toml(), encoding="utf-8")
-        except OSError as error:
-            raise click.ClickException(f"{target} can't be written: {error}") from error
-        console.print(
-            f"{codec}: clean {quality:.4g} {subject.metric} at {bpp:.4f} bpp; {len(images)} images, {trials} trials of "
-            f"each on {len(measured)} channels; {time.monotonic() - started:.0f} s; profile written to {target}\n",
-            highlight=False,
-        )
-        click.echo(as_python(profile))
+    _show(console, subject.metric, measured, limits)
+    try:
+        target.write_text(profile.to_toml(), encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{target} can't be written: {error}") from error
+    promised = [promise.channel for promise in profile.promises]
+    for channel in [channel for channel in measured if channel not in promised]:
+        click.echo(f"{channel}: too few trials gave an image, so nothing is promised there")
+    click.echo(
+        f"{codec}: clean {subject.metric} {quality:.4g} at {bpp:.4f} bpp; {len(images)} images, {trials} trials of "
+        f"each on {len(measured)} channels; {time.monotonic() - started:.0f} s; profile written to {target}\n"
+    )
+    click.echo(as_python(profile))
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _console() -> Console:
     from rich.console import Console
 
     # Wide where nobody watches, so that a table in a log is whole.
-    return Console(width=None if sys.stdout.isatty() else 132)
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
 
 
-def _promising(subject: Subject, metric: str | None) -> Profile:
-    """The codec's own profile, which has promises in ``metric``."""
-    declared = subject.declared
-    if declared is None or not declared.promises:
+def _prepared(subject: Subject, settings: tuple[str, ...], metric: str | None, *, check: bool) -> Profile | None:
+    """Load the codec and try all that can be known to fail before it decodes; its own profile if that is checked."""
+    from robustkit.quality import UnknownMetric
+
+    try:
+        _ = subject.workers
+    except CodecUnavailable as error:
+        if settings:
+            raise click.UsageError(f"{subject.name} with {', '.join(settings)}: {error}") from error
+        raise click.ClickException(str(error)) from error
+    declared = subject.declared if check else None
+    if check and (declared is None or not declared.promises):
         raise click.UsageError(f"{subject.name} declares no promises: measure some without --check")
-    if metric not in (None, declared.metric):
+    if declared is not None and metric not in (None, declared.metric):
         raise click.UsageError(f"--metric {metric}: {subject.name} declares its promises in {declared.metric}")
+    try:
+        subject.check_metric()
+    except (UnknownMetric, ValueError) as error:
+        raise click.UsageError(str(error)) from error
     return declared
 
 
@@ -176,16 +211,17 @@ def _wanted(subject: Subject, given: list[Channel], declared: Profile | None) ->
             if channel not in promised:
                 raise click.UsageError(f"--channel {channel}: {subject.name} promises nothing there")
         return given or promised
-    if given:
-        return given
-    possible = []
-    for text in CHANNELS:
-        channel = channels.parse(text)
-        region = getattr(channel, "region", None)
-        layouts = [clean.layout for clean in subject.clean.values()]
-        if region is None or all(len(layout.bits_of(header=region == "header")) for layout in layouts):
-            possible.append(channel)
-    return possible
+    for channel in given:
+        if not _possible(subject, channel):
+            raise click.UsageError(f"--channel {channel}: the layout of {subject.name} names no such bits")
+    return given or [channel for channel in map(channels.parse, CHANNELS) if _possible(subject, channel)]
+
+
+def _possible(subject: Subject, channel: Channel) -> bool:
+    """Whether every clean stream has the part that the channel hits."""
+    region = getattr(channel, "region", None)
+    layouts = [clean.layout for clean in subject.clean.values()]
+    return region is None or all(len(layout.bits_of(header=region == "header")) for layout in layouts)
 
 
 def _measure(store: TrialStore, subject: Subject, wanted: Sequence[Channel]) -> dict[Channel, list[Trial]]:
@@ -203,6 +239,8 @@ def _measure(store: TrialStore, subject: Subject, wanted: Sequence[Channel]) -> 
     jobs = {channel: subject.jobs(channel) for channel in wanted}
     total = sum(map(len, jobs.values()))
     left = sum(len(store.missing(mine)) for mine in jobs.values())
+    if left < total:
+        _note(f"{total - left} of {total} trials are in {store.path} already")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -211,16 +249,26 @@ def _measure(store: TrialStore, subject: Subject, wanted: Sequence[Channel]) -> 
         TextColumn("left:"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # The last hour tells what is left: of a slow codec a whole chunk of trials comes at once.
+    bar = Progress(
+        *columns, console=console, transient=True, speed_estimate_period=3600, disable=not console.is_terminal
+    )
+    began = said = time.monotonic()
+    done = 0
+    with bar as progress:
         task = progress.add_task("trials", total=total, completed=total - left)
-        try:
-            for channel, mine in jobs.items():
-                progress.update(task, description=str(channel))
-                for _ in store.run(mine):
+        for channel, mine in jobs.items():
+            progress.update(task, description=str(channel))
+            # Closed at once where it is left early, so that what was run is on disk.
+            with closing(store.run(mine)) as running:
+                for _ in running:
                     progress.advance(task)
-        except KeyboardInterrupt:
-            click.echo(f"stopped at {len(store)} trials, kept in {store.path}: the same command goes on", err=True)
-            sys.exit(130)
+                    done, now = done + 1, time.monotonic()
+                    if not console.is_terminal and now - said >= _LINE_SECONDS:
+                        minutes = (now - began) / done * (left - done) / 60
+                        _note(f"{channel}: {total - left + done} of {total} trials, about {minutes:.0f} min left")
+                        said = now
     return {channel: store.trials(mine) for channel, mine in jobs.items()}
 
 
@@ -253,15 +301,14 @@ def _show(console: Console, metric: str, measured: Mapping[Channel, Sequence[Tri
 
 
 def _show_check(console: Console, profile: Profile, limits: Sequence[Limit], subject: Subject) -> bool:
-    """Say how tight ``profile`` is; whether each of its limits is proved."""
+    """Say how tight ``profile`` is; whether all that was looked at holds."""
     from robustkit.judging.finding import Verdict
-    from robustkit.judging.propose import RUNS, remark
+    from robustkit.judging.propose import RUNS, floor, remark
 
     quality, bpp = subject.clean_quality, subject.clean_bpp
-    console.print(
-        f"clean: {quality:.4g} {profile.metric}, declared {profile.quality:g}; "
-        f"{bpp:.4f} bpp, declared at most {profile.bpp:g}",
-        highlight=False,
+    click.echo(
+        f"clean: {profile.metric} {quality:.4g}, declared {profile.quality:g}; "
+        f"{bpp:.4f} bpp, declared at most {profile.bpp:g}"
     )
     table = _table(
         f"declared; shares of {RUNS} resampled quick runs that prove it",
@@ -270,19 +317,23 @@ def _show_check(console: Console, profile: Profile, limits: Sequence[Limit], sub
     loose = 0
     for limit in limits:
         note = remark(limit, profile.metric)
-        if limit.tighter_kept >= 0.99 and limit.value > 0 and not note.startswith("at the floor"):
+        at_floor = limit.quantity.endswith("drop") and limit.value <= floor(profile.metric)
+        if limit.loose and not at_floor:
             note, loose = "loose: 20% less is proved too", loose + 1
         channel = "all promises" if limit.channel is None else str(limit.channel)
         shares = [f"{limit.kept:.1%}", f"{limit.tighter_kept:.1%}"]
         table.add_row(channel, limit.quantity, f"{limit.value:g}", str(limit.first), *shares, note)
     console.print(table)
-    failed = [limit for limit in limits if limit.first is not Verdict.KEPT]
-    short = subject.drop(profile.quality, quality) > 0 or bpp > profile.bpp
-    said = [f"{len(limits) - len(failed)} of {len(limits)} limits are proved", f"{loose} could be 20% tighter"]
-    if short:
-        said.append("clean rate or quality is not what is declared")
-    console.print(f"{subject.name}: {'; '.join(said)}", highlight=False)
-    return not failed and not short
+    kept, noted = (sum(limit.first is verdict for limit in limits) for verdict in (Verdict.KEPT, Verdict.NOTED))
+    said = [f"{kept} of {len(limits)} limits are proved"]
+    if noted:
+        said.append(f"{noted} can't be judged, because no trial gave an image")
+    said.append(f"{loose} could be 20% tighter")
+    short, fat = subject.drop(profile.quality, quality) > 0, bpp > profile.bpp
+    said += ["clean quality is worse than declared"] if short else []
+    said += ["the clean rate is above the declared"] if fat else []
+    click.echo(f"{subject.name}: {'; '.join(said)}")
+    return all(limit.first.good for limit in limits) and not short and not fat
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -290,5 +341,5 @@ def _table(title: str, *headings: str) -> Table:
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     return table

@@ -43,7 +43,7 @@ class Protected(Codec):
     needs: ClassVar[str] = "the extra `protection`, and what the codec within needs"
     name: str  # type: ignore[misc]
     family: ClassVar[str] = "protected"
-    #: By name, of codecs with their default settings; measured by benchmarks/measure_profile.py.
+    #: By name, of codecs with their default settings; measured by `robustkit measure`.
     promises: ClassVar[Mapping[str, Profile]] = {
         "jpeg+rs(255,223)": Profile(
             bpp=1.183,

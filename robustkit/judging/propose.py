@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from robustkit.channels import Channel, generator
 from robustkit.errors import RobustkitError
 from robustkit.judging import assess
-from robustkit.judging.assess import by_image, judge, judge_share
+from robustkit.judging.assess import assess_corrupted, assess_quality, by_image, judge, judge_share
 from robustkit.judging.effort import EFFORTS
 from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
@@ -41,7 +42,7 @@ class Limit:
         channel: ``None`` for all promises together.
         quantity: the field of :class:`Promise`, or "refused".
         value: the limit.
-        first: what the suite's own run, the first of the trials, says of it.
+        first: what the suite's own run, the first of the trials, says of it; noted where no trial gave an image.
         kept: share of the runs that prove it.
         tighter_kept: share of the runs that prove one 20% tighter.
         trials: how many were measured.
@@ -54,6 +55,16 @@ class Limit:
     kept: float
     tighter_kept: float
     trials: int
+
+    @property
+    def loose(self) -> bool:
+        """Whether one 20% tighter is as safe."""
+        return self.value > 0 and self.first is Verdict.KEPT and self.tighter_kept >= HOLDS
+
+
+def least_trials(images: int) -> int:
+    """The trials of each image and channel in a quick run of the suite: with fewer nothing can be said of one."""
+    return math.ceil(EFFORTS["quick"].trials / max(1, images))
 
 
 def floor(metric: str) -> float:
@@ -81,7 +92,7 @@ def propose(
 
     Args:
         measured: the trials of each channel. One on which no trial gave an image gets no promise, nor does one on which
-            a quick run may have too few for a bound.
+            a quick run may have too few for a bound; without any promise no refusal is allowed.
         bpp: mean rate of the clean streams.
         quality: mean quality of the clean decodes.
         metric: of ``quality`` and of the drops.
@@ -101,10 +112,12 @@ def propose(
         if all(map(math.isfinite, declared.values())):
             promises.append(Promise(channel, **declared))
     kept = [promise.channel for promise in promises]
-    everything = [t for channel in kept for t in promised[channel]]
-    together = [assess.refused([t for channel in kept for t in run[channel]]) for run in runs]
-    refused = _least("refused", assess.refused(everything), together, everything, metric)
-    limits.append(_limit(None, "refused", refused, together, everything))
+    refused = 0.0
+    if kept:
+        everything = [t for channel in kept for t in promised[channel]]
+        together = [assess.refused([t for channel in kept for t in run[channel]]) for run in runs]
+        refused = _least("refused", assess.refused(everything), together, everything, metric)
+        limits.append(_limit(None, "refused", refused, together, everything))
     profile = Profile(
         bpp=math.ceil(round(1000 * bpp, 6)) / 1000,
         quality=_slackened(quality, metric),
@@ -120,18 +133,25 @@ def examine(profile: Profile, measured: Mapping[Channel, Sequence[Trial]]) -> li
 
     Args:
         profile: the promises.
-        measured: the trials of each of its channels.
+        measured: the trials of its channels. Of one without trials nothing is said, nor then of the refused share,
+            which is of all promises together.
 
     Raises:
         ProposalError: fewer trials than a run of the suite has.
     """
-    promised = {promise.channel: list(measured[promise.channel]) for promise in profile.promises}
+    examined = [promise for promise in profile.promises if promise.channel in measured]
+    promised = {promise.channel: list(measured[promise.channel]) for promise in examined}
     runs, limits = _runs(promised), []
-    for promise in profile.promises:
+    for promise in examined:
+        trials, suites_own = promised[promise.channel], runs[0][promise.channel]
+        judged = [*assess_quality(promise, suites_own, profile.metric), assess_corrupted(promise, suites_own)]
+        first = {assessment.quantity: assessment.verdict for assessment in judged}
         for quantity, bound in _quantities(profile.metric).items():
             values = [bound(run[promise.channel]) for run in runs]
-            value = getattr(promise, quantity)
-            limits.append(_limit(promise.channel, quantity, value, values, promised[promise.channel]))
+            limit = _limit(promise.channel, quantity, getattr(promise, quantity), values, trials)
+            limits.append(replace(limit, first=first.get(quantity, Verdict.NOTED)))
+    if len(examined) < len(profile.promises):
+        return limits
     together = [assess.refused([t for trials in run.values() for t in trials]) for run in runs]
     everything = [t for trials in promised.values() for t in trials]
     return [*limits, _limit(None, "refused", profile.refused, together, everything)]
@@ -141,6 +161,8 @@ def remark(limit: Limit, metric: str = "psnr") -> str:
     """Why a limit can't be both safe and tight, if so."""
     if math.isinf(limit.value):
         return "too few images in a quick run: no promise"
+    if limit.first is Verdict.NOTED:
+        return "no trial gave an image"
     if limit.tighter_kept <= 0.5:
         return ""
     if limit.value == 0:
@@ -156,14 +178,18 @@ def as_python(profile: Profile) -> str:
     rows = top.pop("promises")
     if top["metric"] == "psnr":
         del top["metric"]
-    lines = ["profile = Profile(", *(f"    {name}={value!r}," for name, value in top.items())]
+    lines = ["profile = Profile(", *(f"    {name}={_literal(value)}," for name, value in top.items())]
     if rows:
         lines.append("    promises=(")
         for row in rows:
-            given = [repr(row["channel"]).replace("'", '"'), *(f"{n}={v!r}" for n, v in row.items() if n != "channel")]
+            given = [_literal(row.pop("channel")), *(f"{name}={_literal(value)}" for name, value in row.items())]
             lines.append(f"        Promise({', '.join(given)}),")
         lines.append("    ),")
     return "\n".join([*lines, ")"])
+
+
+def _literal(value: str | float) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(float(value))
 
 
 def _quantities(metric: str) -> dict[str, Callable[[Sequence[Trial]], Bound]]:
@@ -177,7 +203,7 @@ def _quantities(metric: str) -> dict[str, Callable[[Sequence[Trial]], Bound]]:
 def _runs(promised: Mapping[Channel, Sequence[Trial]]) -> list[dict[Channel, list[Trial]]]:
     """The run that the suite does, with the first trials of each image, and ``RUNS`` others drawn from all of them."""
     images = {t.image for trials in promised.values() for t in trials}
-    per_image = math.ceil(EFFORTS["quick"].trials / max(1, len(images)))
+    per_image = least_trials(len(images))
     for channel, trials in promised.items():
         fewest = min(map(len, by_image(trials, lambda t: 0.0).values()))
         if fewest < per_image:
@@ -232,11 +258,17 @@ def _least(quantity: str, bound: Bound, values: Sequence[Bound], trials: Sequenc
 def _limit(
     channel: Channel | None, quantity: str, value: float, values: Sequence[Bound], trials: Sequence[Trial]
 ) -> Limit:
-    said = judge_share if quantity in ("corrupted", "refused") else judge
-    verdicts = [said(bound, value) for bound in values]
-    tighter = [said(bound, TIGHTER * value) for bound in values]
+    verdicts = [_verdict(quantity, bound, value) for bound in values]
+    tighter = [_verdict(quantity, bound, TIGHTER * value) for bound in values]
     kept, tighter_kept = (sum(v is Verdict.KEPT for v in found) / len(found) for found in (verdicts, tighter))
     return Limit(channel, quantity, value, verdicts[0], kept, tighter_kept, len(trials))
+
+
+def _verdict(quantity: str, bound: Bound, limit: float) -> Verdict:
+    if bound.high == -math.inf:
+        # A percentile without any image: a run can't prove it.
+        return Verdict.NOTED
+    return (judge_share if quantity in ("corrupted", "refused") else judge)(bound, limit)
 
 
 def _slackened(quality: float, metric: str) -> float:

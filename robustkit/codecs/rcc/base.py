@@ -92,7 +92,7 @@ class RCCCodec(Codec, Generic[P, Read]):
     family = "rcc"
     #: The header's own settings of each bit protocol that the codec reads.
     methods: ClassVar[Mapping[int, type[Any]]]
-    #: What the default settings promise, on photographs of 256x256; measured by benchmarks/measure_profile.py.
+    #: What the default settings promise, on photographs of 256x256; measured by `robustkit measure`.
     promises: ClassVar[Profile | None] = None
     #: They change neither the format nor what the profile promises of it.
     neutral_settings: ClassVar[frozenset[str]] = frozenset({"seed", "size", "device", "dtype"})

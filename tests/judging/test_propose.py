@@ -1,0 +1,278 @@
+"""Proposed profiles: fresh runs of the suite prove them, and disprove tighter ones; declared ones are told how tight.
+
+tests/cli/test_cli_measure.py has the suite itself prove one.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustkit import ErrorPattern, Outcome, Profile, Promise, quality
+from robustkit.channels import parse
+from robustkit.judging.assess import assess_corrupted, assess_quality, assess_refused
+from robustkit.judging.finding import Verdict
+from robustkit.judging.propose import (
+    ProposalError,
+    as_python,
+    examine,
+    floor,
+    least_trials,
+    propose,
+    remark,
+    rounded_up,
+)
+from robustkit.judging.trial import Trial
+from robustkit.quality import Metric
+
+IMAGES = ("astronaut", "chelsea", "coffee", "ihc", "motorcycle", "rocket")
+BSC, HARDER, CUT = map(parse, ("bsc(ber=0.001)", "bsc(ber=0.1)", "truncation(keep=0.5)"))
+
+
+def drawn(seed, per_image, *, share=0.0, scale=1.0, channel=BSC, metric="psnr"):
+    """Trials of a codec that loses about ``scale`` dB, images alike to a fifth, and refuses ``share`` of streams."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for place, image in enumerate(IMAGES):
+        drops = scale * (0.8 + 0.08 * place) * rng.gamma(16, 1 / 16, per_image)
+        for number, (drop, refused) in enumerate(zip(drops, rng.random(per_image) < share, strict=True)):
+            outcome = Outcome.REFUSED if refused else Outcome.DEGRADED
+            found = {} if refused else {metric: float(drop)}
+            trials.append(
+                Trial("drawn", image, channel, number, 0, ErrorPattern(8), outcome, 0.4, 0.01, found, dict(found))
+            )
+    return trials
+
+
+def tightened(profile, by=0.8):
+    promises = [
+        replace(p, mean_drop=by * p.mean_drop, p5_drop=by * p.p5_drop, corrupted=min(1.0, by * p.corrupted))
+        for p in profile.promises
+    ]
+    return replace(profile, refused=min(1.0, by * profile.refused), promises=tuple(promises))
+
+
+def verdicts(profile, trials):
+    """What the suite says of a profile with one promise."""
+    (promise,) = profile.promises
+    judged = [*assess_quality(promise, trials, profile.metric), assess_corrupted(promise, trials)]
+    return {a.quantity: a.verdict for a in (*judged, assess_refused(profile, trials))}
+
+
+@pytest.fixture
+def few_runs(monkeypatch):
+    """Where it doesn't matter how many runs are played through."""
+    monkeypatch.setattr("robustkit.judging.propose.RUNS", 20)
+
+
+# -- proposing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.15])
+def test_fresh_runs_prove_the_proposal_and_no_tighter_one(share):
+    profile, limits = propose({BSC: drawn(1, 100, share=share)}, bpp=0.4, quality=28.0)
+    tighter = tightened(profile)
+    runs = [drawn(100 + run, 10, share=share) for run in range(100)]
+    for limit in limits:
+        kept, kept_tighter = (
+            sum(verdicts(p, run)[limit.quantity] is Verdict.KEPT for run in runs) for p in (profile, tighter)
+        )
+        assert kept >= 98, limit
+        # What is said of the proposal is what fresh trials show.
+        assert abs(kept_tighter / 100 - limit.tighter_kept) < 0.2, limit
+        if limit.quantity == "mean_drop":
+            # Most runs can tell the two apart.
+            assert kept_tighter < 50
+        assert bool(remark(limit)) == (limit.tighter_kept > 0.5)
+
+
+def test_the_proposal_is_no_looser_than_what_was_measured_asks():
+    trials = drawn(2, 50)
+    profile, limits = propose({BSC: trials}, bpp=0.39, quality=28.03)
+    (promise,) = profile.promises
+    drops = [t.drop("psnr") for t in trials]
+    assert np.mean(drops) < promise.mean_drop < 1.4 * np.mean(drops)
+    assert max(drops) < promise.p5_drop < 1.4 * max(drops)
+    assert (profile.bpp, profile.quality, profile.refused, promise.corrupted) == (0.39, 28.0, 0.0, 0.0)
+    assert all(limit.kept >= 0.99 for limit in limits)
+    # The suite's own run, which has the first trials of each image, is one of them.
+    assert {limit.first for limit in limits} == {Verdict.KEPT}
+    assert set(verdicts(profile, [t for t in trials if t.number < 10]).values()) == {Verdict.KEPT}
+
+
+@pytest.mark.usefixtures("few_runs")
+def test_a_loss_near_zero_is_promised_at_the_floor():
+    profile, limits = propose({BSC: drawn(3, 20, scale=0.001)}, bpp=0.4, quality=28.0)
+    assert profile.promises[0].mean_drop == floor("psnr") == 0.05
+    assert {remark(limit) for limit in limits if limit.quantity.endswith("drop")} == {"at the floor of 0.05"}
+    assert remark(limits[-1]) == "never seen in 120 trials"
+
+
+@pytest.mark.usefixtures("few_runs")
+def test_a_channel_that_gives_no_image_is_not_promised():
+    measured = {CUT: drawn(4, 20, share=1.0, channel=CUT), BSC: drawn(4, 20)}
+    profile, limits = propose(measured, bpp=1, quality=9)
+    assert [p.channel for p in profile.promises] == [BSC]
+    # Nor do its refusals count among those of the promises.
+    assert profile.refused == 0.0
+    assert {limit.channel for limit in limits} == {BSC, None}
+
+
+def test_a_channel_that_gives_too_few_images_for_a_bound_is_not_promised():
+    nearly_all_refused = drawn(4, 20, share=0.97, channel=HARDER)
+    profile, limits = propose({HARDER: nearly_all_refused, BSC: drawn(4, 20)}, bpp=1, quality=9)
+    assert [p.channel for p in profile.promises] == [BSC]
+    assert profile.refused == 0.0
+    remarks = {limit.quantity: remark(limit) for limit in limits if limit.channel == HARDER}
+    assert "no promise" in remarks["mean_drop"]
+
+
+def test_where_nothing_gives_an_image_only_rate_and_quality_are_promised():
+    profile, limits = propose({CUT: drawn(4, 20, share=1.0, channel=CUT)}, bpp=1.2345, quality=9.06)
+    assert profile == Profile(bpp=1.235, quality=9.0)
+    assert limits == []
+
+
+def test_too_few_trials_for_a_run_of_the_suite():
+    with pytest.raises(ProposalError) as failed:
+        propose({BSC: drawn(5, 9)}, bpp=0.4, quality=28.0)
+    assert str(failed.value) == (
+        "bsc(ber=0.001): 9 trials of an image are fewer than a run of the suite has: give --trials 10 or more"
+    )
+    assert [least_trials(images) for images in (1, 6, 7, 100)] == [60, 10, 9, 1]
+
+
+@pytest.mark.usefixtures("few_runs")
+@pytest.mark.parametrize(
+    ("higher_is_better", "clean", "promised"), [(True, 0.9123, 0.911), (False, 0.1234, 0.124), (False, 0.0, 0.001)]
+)
+def test_metrics_other_than_decibels_have_their_own_steps(monkeypatch, higher_is_better, clean, promised):
+    monkeypatch.setitem(quality._OWN, "toy", Metric("toy", higher_is_better=higher_is_better))
+    profile, limits = propose({BSC: drawn(6, 20, scale=1e-5, metric="toy")}, bpp=0.4, quality=clean, metric="toy")
+    assert (profile.metric, profile.quality) == ("toy", promised)
+    assert profile.promises[0].mean_drop == floor("toy") == 0.002
+    assert remark(limits[0], "toy") == "at the floor of 0.002"
+    # Trials measured by one metric say nothing about another.
+    assert propose({BSC: drawn(6, 20, metric="toy")}, bpp=0.4, quality=30.0)[0].promises == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [(0.3, 0.3), (0.301, 0.305), (1.01, 1.05), (17.2, 17.5), (0.05, 0.05), (9.99, 10.0), (0.0, 0.0)],
+)
+def test_limits_are_rounded_up_to_two_digits(value, rounded):
+    assert rounded_up(value) == rounded
+
+
+@given(st.floats(1e-6, 1e6))
+def test_rounding_up_allows_little_more_and_never_less(value):
+    found = rounded_up(value)
+    assert value * (1 - 1e-6) <= found <= 1.06 * value
+    # Two digits, the second in halves.
+    halves = 2 * found / 10.0 ** (math.floor(math.log10(found)) - 1)
+    assert halves == pytest.approx(round(halves), abs=1e-6)
+    assert rounded_up(found) == found
+
+
+# -- examining
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return {BSC: drawn(7, 30, share=0.15)}
+
+
+@pytest.fixture(scope="module")
+def proposed(measured):
+    return propose(measured, bpp=0.4, quality=28.0)
+
+
+def test_a_tight_profile_is_proved_and_is_not_loose(measured, proposed):
+    profile, limits = proposed
+    found = examine(profile, measured)
+    # What was said when it was proposed.
+    assert found == limits
+    assert [limit.quantity for limit in found] == ["mean_drop", "p5_drop", "corrupted", "refused"]
+    assert {limit.first for limit in found} == {Verdict.KEPT}
+    assert not found[0].loose
+
+
+def test_a_loose_profile_is_proved_and_said_to_be_loose(measured, proposed):
+    found = examine(tightened(proposed[0], by=2.0), measured)
+    assert all(limit.first is Verdict.KEPT and limit.kept == 1.0 and limit.loose for limit in found)
+
+
+def test_a_broken_profile_is_not_proved(measured, proposed):
+    found = {limit.quantity: limit for limit in examine(tightened(proposed[0], by=0.2), measured)}
+    assert {limit.kept for limit in found.values()} == {0.0}
+    assert {found["mean_drop"].first, found["p5_drop"].first} == {Verdict.BROKEN}
+    assert not any(limit.first is Verdict.KEPT or limit.loose for limit in found.values())
+
+
+@pytest.mark.usefixtures("few_runs")
+def test_what_is_said_of_the_first_run_is_what_the_suite_says(measured, proposed):
+    first = [t for t in measured[BSC] if t.number < 10]
+    for by in (0.3, 0.6, 0.8, 0.9, 1.0):
+        profile = tightened(proposed[0], by=by)
+        assert {limit.quantity: limit.first for limit in examine(profile, measured)} == verdicts(profile, first)
+
+
+@pytest.mark.usefixtures("few_runs")
+def test_a_promise_under_which_nothing_gives_an_image_is_noted():
+    profile = Profile(0.4, 28.0, refused=1.0, promises=(Promise(CUT, mean_drop=9.0, p5_drop=9.0, corrupted=1.0),))
+    found = {limit.quantity: limit for limit in examine(profile, {CUT: drawn(8, 10, share=1.0, channel=CUT)})}
+    for quantity in ("mean_drop", "p5_drop"):
+        assert (found[quantity].first, found[quantity].kept) == (Verdict.NOTED, 0.0)
+        assert remark(found[quantity]) == "no trial gave an image"
+        assert not found[quantity].loose
+    assert found["corrupted"].first is found["refused"].first is Verdict.KEPT
+
+
+@pytest.mark.usefixtures("few_runs")
+def test_of_channels_that_were_not_measured_nothing_is_said(measured, proposed):
+    profile = proposed[0]
+    more = replace(profile, promises=(*profile.promises, Promise(CUT, mean_drop=9.0, p5_drop=9.0)))
+    # The refused share is of all promises together: a part of them doesn't tell.
+    assert examine(more, measured) == examine(profile, measured)[:-1]
+
+
+def test_examining_needs_the_trials_of_a_run_of_the_suite(proposed):
+    with pytest.raises(ProposalError, match="9 trials of an image are fewer"):
+        examine(proposed[0], {BSC: drawn(5, 9)})
+
+
+# -- writing it down
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ssim"])
+def test_the_python_text_is_the_profile(metric):
+    promises = (
+        Promise("gilbert-elliott(ber=0.001, burst=16)", mean_drop=1.05, p5_drop=3, corrupted=0.0205),
+        Promise("header-bsc(ber=1e-05)", mean_drop=0.05, p5_drop=17.5),
+    )
+    for profile in (Profile(0.4, 28.0, 0.5, promises, metric), Profile(1, 28.05, metric=metric)):
+        names = {"Profile": Profile, "Promise": Promise}
+        text = as_python(profile)
+        exec(text, names)
+        assert names["profile"] == profile
+        assert ("metric" in text) == (metric != "psnr")
+        assert "'" not in text
+
+
+def test_the_python_text_reads_as_the_code_around_it():
+    profile = Profile(0.4, 0.9, promises=(Promise("bsc(ber=0.001)", mean_drop=0.1, p5_drop=0.2),), metric="ssim")
+    assert as_python(profile).splitlines() == [
+        "profile = Profile(",
+        "    bpp=0.4,",
+        "    quality=0.9,",
+        "    refused=0.0,",
+        '    metric="ssim",',
+        "    promises=(",
+        '        Promise("bsc(ber=0.001)", mean_drop=0.1, p5_drop=0.2, corrupted=0.0),',
+        "    ),",
+        ")",
+    ]
