@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from robustkit.errors import RobustkitError
@@ -116,6 +117,17 @@ def settings(pairs: Iterable[str], codecs: Iterable[str], *, option: str = "--se
 def settings_of(codec: str, pairs: Iterable[str], *, option: str = "--set") -> dict[str, Any]:
     """:func:`settings` where one codec was chosen: its own."""
     return settings(pairs, [codec], option=option)[codec]
+
+
+def owner(pair: str, codecs: Iterable[str]) -> str:
+    """The codec that a setting names, empty where it is for all; ``codecs`` are the names that there are."""
+    return _parted(pair, codecs)[0]
+
+
+def place(path: Path) -> str:
+    """``path`` as a person would type it: from the working directory on, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def nearest(wrong: str, known: Iterable[str], *, cutoff: float = 0.5, otherwise: str | None = None) -> str:
