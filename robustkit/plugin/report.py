@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from robustkit.judging.finding import CLAIMS, OWN, Finding, Verdict, check_claim, own_claim, run_verdict
 from robustkit.registry import CodecSpec
+from robustkit.spelling import printable
 
 #: Of the user properties that carry findings, in the JUnit report too.
 PROPERTY = "robustkit"
@@ -78,6 +79,20 @@ class Report:
         """Forget what a check found when it was run before: a plugin may run it again."""
         item.user_properties[:] = [(key, value) for key, value in item.user_properties if key != PROPERTY]
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A codec's words reach a terminal, an XML file, xdist's controller: what they can't take becomes an escape."""
+        report = yield
+        if any(key == CHECK for key, _ in report.user_properties):
+            if isinstance(report.longrepr, tuple):
+                path, line, reason = report.longrepr
+                report.longrepr = (path, line, printable(reason))
+            elif report.longrepr is not None and printable(text := str(report.longrepr)) != text:
+                report.longrepr = printable(text)
+            if hasattr(report, "wasxfail"):
+                report.wasxfail = printable(report.wasxfail)
+        return report
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what a check measured; under xdist the reports come from the workers."""
         if report.failed and report.when in ("setup", "call", "teardown"):
@@ -138,7 +153,8 @@ class Report:
                 trouble=self._trouble(int(exitstatus), stats),
                 left_out=not CLAIMS.keys() <= self.claims[spec.name].keys(),
             )
-            terminalreporter.write_line(found.text, green=found.good, red=not found.good, bold=True)
+            text = printable(found.text, lines=False)
+            terminalreporter.write_line(text, green=found.good, red=not found.good, bold=True)
 
     def _trouble(self, exitstatus: int, stats: Mapping[str, list[Any]]) -> str | None:
         """Why the run did not end well, other than by what the findings say."""
@@ -167,9 +183,9 @@ class Report:
             for row in rows:
                 table.add_row(
                     Text("" if row.claim == last else row.title),
-                    Text(row.severity),
-                    Text(row.measured),
-                    Text(row.declared),
+                    Text(printable(row.severity)),
+                    Text(printable(row.measured)),
+                    Text(printable(row.declared)),
                     Text(row.verdict, style=_COLOURS.get(row.verdict, "red")),
                 )
                 last = row.claim

@@ -18,7 +18,7 @@ from robustkit.judging.finding import ClaimError
 from robustkit.plugin.options import PREFIX, Options, cuda_is_here, on_xdist
 from robustkit.plugin.report import Report
 from robustkit.registry import CodecSpec, CodecUnavailable
-from robustkit.spelling import place
+from robustkit.spelling import place, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -208,4 +208,4 @@ class Run:
             lines.append(f"codec: {spec.name}" + (f" ({facts})" if facts else ""))
             if loosened := self.report.loosened.get(spec.name):
                 lines.append(f"NON-CERTIFYING: loosened profile: {'; '.join(loosened)}")
-        return lines
+        return [printable(line, lines=False) for line in lines]
