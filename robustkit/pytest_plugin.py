@@ -6,6 +6,7 @@ chosen, and nothing changes in runs that choose none.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Generator
 from typing import Any
 
@@ -33,7 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Generator[None, None, None]:
-    yield
+    try:
+        yield
+    except (ValueError, argparse.ArgumentError) as error:
+        if "--codec" not in str(error):
+            raise
+        raise pytest.UsageError(
+            f"a conftest.py has an option --codec, as robustkit does ({error}): "
+            "rename it, or leave robustkit out of this project's runs with -p no:robustkit"
+        ) from error
     # Only now has each conftest had its say.
     options.refuse_old_names(parser, args)
 

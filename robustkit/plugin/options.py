@@ -100,6 +100,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("robustkit", "robustkit: what happens to a codec when bits flip?")
     group.addoption(
         "--codec",
+        dest="robustkit_codec",
         action="append",
         default=[],
         metavar="NAME",
