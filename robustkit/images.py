@@ -70,7 +70,7 @@ def from_folder(path: str | Path, *, crop: int | None = None) -> dict[str, Image
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise ImageError(f"{folder} is not a folder: --images takes a folder of image files")
+        raise ImageError(f"{folder} is not a folder: give a folder of image files")
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
         raise ImageError(f"no image in {folder}: it needs files that end in {', '.join(sorted(SUFFIXES))}")

@@ -6,6 +6,7 @@ chosen, and nothing changes in runs that choose none.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Generator
 from typing import Any
 
@@ -33,7 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Generator[None, None, None]:
-    yield
+    try:
+        yield
+    except (ValueError, argparse.ArgumentError) as error:
+        if "--codec" not in str(error):
+            raise
+        raise pytest.UsageError(
+            f"a conftest.py has an option --codec, as robustkit does ({error}): "
+            "rename it, or leave robustkit out of this project's runs with -p no:robustkit"
+        ) from error
     # Only now has each conftest had its say.
     options.refuse_old_names(parser, args)
 
@@ -49,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     options.refuse_effort_by_hypothesis(config)
     try:
         config.hook.pytest_robustkit_codecs(registry=registry)
-    except Exception as error:
+    except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:  # the latter two of importorskip
         raise pytest.UsageError(f"pytest_robustkit_codecs: {type(error).__name__}: {error}") from error
     config.stash[RUN] = run = Run(config)
     config.pluginmanager.register(run.report, "robustkit-report")
@@ -90,11 +99,10 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     result = yield
-    found = pyfuncitem.funcargs.get("claim")
-    if found is not None and _run(pyfuncitem.config) is not None:
-        from robustkit.plugin.claim import Claim
+    if _run(pyfuncitem.config) is not None:
+        from robustkit.plugin.claim import CLAIM
 
-        if isinstance(found, Claim):
+        if (found := pyfuncitem.stash.get(CLAIM, None)) is not None:
             found.settle()
     return result
 

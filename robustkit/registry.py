@@ -102,6 +102,18 @@ def _origin(module: str) -> str | None:
     return spec.origin if spec is not None else None
 
 
+def _file_of(codec: type[Any]) -> str | None:
+    """The file that a class is written in."""
+    # Its functions know: the module of that name may by now be the conftest of another folder.
+    for base in codec.__mro__:
+        for member in vars(base).values() if base.__module__ == codec.__module__ else ():
+            known = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__globals__", {})
+            if known.get("__name__") == codec.__module__ and "__file__" in known:
+                return str(known["__file__"])
+    file: str | None = getattr(sys.modules.get(codec.__module__), "__file__", None)
+    return file
+
+
 def _same_file(one: str | None, other: str) -> bool:
     return one is not None and os.path.realpath(one) == os.path.realpath(other)
 
@@ -219,7 +231,7 @@ class Registry:
             raise TypeError(f'{codec!r} has no name: give the class an attribute  name = "my-codec"')
         if "<locals>" in codec.__qualname__:
             raise TypeError(f"{codec.__qualname__} is defined inside a function, where no worker process can import it")
-        file = getattr(sys.modules.get(codec.__module__), "__file__", None)
+        file = _file_of(codec)
         self.add(name, Target(codec.__module__, codec.__qualname__, file), file or codec.__module__, settings)
         return codec
 

@@ -1,4 +1,5 @@
-"""How people spell things, read in one place: values and settings, sizes, lists of names, and names that are wrong.
+"""How people spell things, read in one place: values and settings, sizes, lists of names, and names that are wrong;
+and how text and paths of anybody's are shown.
 
 Command lines, pytest options and codec files all read by these rules. The text is anybody's: whatever it is, it gives
 a value or a :class:`SpellingError`.
@@ -11,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from robustkit.errors import RobustkitError
@@ -116,6 +118,27 @@ def settings(pairs: Iterable[str], codecs: Iterable[str], *, option: str = "--se
 def settings_of(codec: str, pairs: Iterable[str], *, option: str = "--set") -> dict[str, Any]:
     """:func:`settings` where one codec was chosen: its own."""
     return settings(pairs, [codec], option=option)[codec]
+
+
+def owner(pair: str, codecs: Iterable[str]) -> str:
+    """The codec that a setting names, empty where it is for all; ``codecs`` are the names that there are."""
+    return _parted(pair, codecs)[0]
+
+
+def place(path: Path) -> str:
+    """``path`` as a person would type it: from the working directory on, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """``text``, whoever wrote it, with all that would steer a terminal or can't be encoded written as an escape.
+
+    Args:
+        lines: whether it may have several lines.
+    """
+    allowed = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in allowed else c.encode("unicode-escape").decode("ascii") for c in text)
 
 
 def nearest(wrong: str, known: Iterable[str], *, cutoff: float = 0.5, otherwise: str | None = None) -> str:

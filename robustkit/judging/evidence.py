@@ -14,6 +14,7 @@ from robustkit.judging.trial import Clean, Trial
 from robustkit.minimise import describe
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
+from robustkit.spelling import place
 
 
 def first_line(text: str) -> str:
@@ -102,4 +103,4 @@ class Evidence:
             claim=self.claim,
         )
         file = save_replay(self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX), replay)
-        return f"robustkit replay {shlex.quote(str(file))}"
+        return f"robustkit replay {shlex.quote(place(file))}"

@@ -160,7 +160,7 @@ def run_verdict(
     loosened: tuple[str, ...] | list[str] = (),
     known_defects: Mapping[str, str] | None = None,
     trouble: str | None = None,
-    deselected: bool = False,
+    left_out: bool = False,
 ) -> RunVerdict:
     """What all claims of one codec say together.
 
@@ -170,7 +170,7 @@ def run_verdict(
         loosened: what the profile allows beyond the codec's own promises.
         known_defects: the codec's own.
         trouble: why the run as a whole can't be trusted, if so.
-        deselected: whether parts of the suite were left out.
+        left_out: whether parts of the suite were.
     """
     verdicts = list(claims.values())
     blocked, skipped, known = (verdicts.count(v) for v in (Verdict.BLOCKED, Verdict.SKIPPED, Verdict.KNOWN))
@@ -192,6 +192,6 @@ def run_verdict(
         reports = ", ".join(dict.fromkeys((known_defects or {}).values()))
         said = f"{codec}: does not conform: {known} of {total} claims broken by known defects ({reports}){aside}"
         return RunVerdict(said, False)
-    if deselected:
-        return RunVerdict(f"{codec}: {checked} of {checked} claims hold; others were deselected{aside}", True)
+    if left_out:
+        return RunVerdict(f"{codec}: {checked} of {checked} claims hold; others were left out{aside}", True)
     return RunVerdict(f"{codec}: conforms: {checked} of {total} claims hold{aside}", True)

@@ -19,6 +19,9 @@ from robustkit.patterns import ErrorPattern
 from robustkit.plugin.options import PREFIX
 from robustkit.statistics import trials_to_prove
 
+#: Where a check keeps its claim, so that it is settled in the end, however the check came by it.
+CLAIM: pytest.StashKey[Claim] = pytest.StashKey()
+
 
 class Claim:
     """What one check measured: findings for the final table, and the failure's message.
@@ -144,6 +147,10 @@ class Claim:
 
     def settle(self) -> None:
         """Fail if anything was broken, or nothing measured; a known defect fails as expected."""
+        if not self._failures:
+            # What a check of one's own put into the table by itself.
+            bad = [f for f in self._findings if f.verdict in (Verdict.BROKEN, Verdict.UNPROVED, Verdict.ERROR)]
+            self._failures += [([f"  {f.verdict}: {f.measured}"], None) for f in bad]
         where = self.codec.known_defects.get(self.identity)
         if self._failures and where is not None:
             self._known += ["\n".join([*text, f"known: {where}"]) for text, _ in self._failures]

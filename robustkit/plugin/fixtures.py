@@ -13,11 +13,12 @@ import pytest
 from robustkit.judging.evidence import first_line
 from robustkit.judging.finding import Finding, Verdict
 from robustkit.judging.subject import Subject
-from robustkit.plugin.claim import Claim
+from robustkit.plugin.claim import CLAIM, Claim
 from robustkit.plugin.golden_check import GoldenCheck
 from robustkit.plugin.needed import NO_CODEC
 from robustkit.plugin.report import claim_of, record
 from robustkit.plugin.session import RUN
+from robustkit.registry import CodecSpec
 
 __all__ = ["claim", "codec", "golden", "promised", "pytest_generate_tests", "sound_codec"]
 
@@ -29,19 +30,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # Two conftests, one above the other, may both have imported this.
     if "codec" not in metafunc.fixturenames or metafunc.definition.stash.get(_GENERATED, False):
         return
+    if not _asks_for_ours(metafunc.definition):
+        return
     metafunc.definition.stash[_GENERATED] = True
     run = metafunc.config.stash.get(RUN, None)
     params = [pytest.param(spec, id=spec.name) for spec in run.specs] if run else [pytest.param(NO_CODEC, id="none")]
     metafunc.parametrize("codec", params, indirect=True, scope="session")
 
 
+def _asks_for_ours(test: pytest.Item) -> bool:
+    """Whether a test's ``codec`` is the fixture below: it may have parameters or a fixture of that name itself."""
+    for mark in test.iter_markers("parametrize"):
+        names = mark.kwargs.get("argnames", mark.args[0] if mark.args else ())
+        if "codec" in ([name.strip() for name in names.split(",")] if isinstance(names, str) else names):
+            return False
+    # pytest has no public way to ask which fixture a name means.
+    fixtures = getattr(getattr(test, "_fixtureinfo", None), "name2fixturedefs", {}).get("codec", ())
+    for fixture in reversed(fixtures):
+        if fixture.func.__module__ == __name__:
+            return True
+        if fixture.params is not None or "codec" not in fixture.argnames:
+            return False
+    return True
+
+
 @pytest.fixture(scope="session")
 def codec(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """The codec under test, one after the other of those chosen with --codec."""
-    run = request.config.stash[RUN]
+    run, spec = request.config.stash.get(RUN, None), getattr(request, "param", None)
+    if run is None or not isinstance(spec, CodecSpec):
+        pytest.fail(
+            "nothing gives the fixture `codec` the codecs of --codec: import pytest_generate_tests from "
+            "robustkit.plugin.fixtures beside it, or call it in the pytest_generate_tests of your own",
+            pytrace=False,
+        )
     if run.no_device:
         pytest.skip(run.no_device)
-    subject = run.subject(request.param)
+    subject = run.subject(spec)
     try:
         yield subject
     finally:
@@ -89,4 +114,6 @@ def claim(request: pytest.FixtureRequest, codec: Subject) -> Claim:
     """Where a check puts what it measured."""
     identity, title = claim_of(request.node)
     run = request.config.stash[RUN]
-    return Claim(codec, identity, title, record=lambda f: record(request.node, f), report_dir=run.options.report_dir)
+    found = Claim(codec, identity, title, record=lambda f: record(request.node, f), report_dir=run.options.report_dir)
+    request.node.stash[CLAIM] = found
+    return found

@@ -17,6 +17,7 @@ from robustkit.judging import golden_files
 from robustkit.judging.subject import CleanRoundTripFailed, Subject, slug
 from robustkit.plugin.claim import Claim
 from robustkit.registry import registry
+from robustkit.spelling import place
 
 #: robustkit's own golden files, in the wheel as in a checkout.
 SHIPPED = Path(robustkit.__file__).parent / "golden"
@@ -37,9 +38,9 @@ class GoldenCheck:
         self.codec = codec
         self.command = command
         self.updating = updating
-        self.report_dir = report_dir
+        self.report_dir = Path(place(report_dir))
         self.given = given
-        self.path = golden_files.folder(_shown(given or SHIPPED), codec.own_name, codec.device)
+        self.path = golden_files.folder(Path(place(given or SHIPPED)), codec.own_name, codec.device)
         self.settings = {k: v for k, v in codec.spec.settings.items() if k != "device"}
         # Decided by where the class is: a codec of somebody else's may have the same name.
         self.shipped = any(
@@ -188,8 +189,3 @@ class GoldenCheck:
         except (CleanRoundTripFailed, ValueError):
             # The encoder has changed so much that the golden pattern fits its streams no longer.
             return None
-
-
-def _shown(path: Path) -> Path:
-    """``path`` as a person would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -14,7 +14,7 @@ NEEDS_CODEC = (
     "these tests examine a codec, and none was chosen: give --codec NAME "
     "(`robustkit codecs` lists them; --codec package.module:attribute and --codec A,B work too)"
 )
-_LACKING = "robustkit_needs_codec"
+_REFUSED = "robustkit_refused"
 
 
 class NoCodec:
@@ -37,21 +37,24 @@ def look_at(items: list[pytest.Item], config: pytest.Config) -> None:
             try:
                 tag(item, chosen.name)
             except ClaimError as error:
-                raise pytest.UsageError(f"{item.nodeid}: {error}") from error
-        elif isinstance(chosen, NoCodec):
-            if not hasattr(config, "workeroutput"):
-                raise pytest.UsageError(NEEDS_CODEC)
-            # A worker can't end the run: it tells the controller.
-            config.workeroutput[_LACKING] = True
-            items.clear()
-            return
+                return _refuse(f"{item.nodeid}: {error}", items, config)
+        elif isinstance(chosen, NoCodec) and not config.getoption("collectonly", False):
+            return _refuse(NEEDS_CODEC, items, config)
+
+
+def _refuse(why: str, items: list[pytest.Item], config: pytest.Config) -> None:
+    if not hasattr(config, "workeroutput"):
+        raise pytest.UsageError(why)
+    # A worker can't end the run: it tells the controller.
+    config.workeroutput[_REFUSED] = why
+    items.clear()
 
 
 def hear_of(node: Any) -> None:
-    """End the run where a worker of xdist's found that a codec is needed.
+    """End the run where a worker of xdist's found that it can't go on.
 
     Raises:
-        pytest.UsageError: it is.
+        pytest.UsageError: why it can't.
     """
-    if getattr(node, "workeroutput", {}).get(_LACKING):
-        raise pytest.UsageError(NEEDS_CODEC)
+    if why := getattr(node, "workeroutput", {}).get(_REFUSED):
+        raise pytest.UsageError(why)

@@ -100,6 +100,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("robustkit", "robustkit: what happens to a codec when bits flip?")
     group.addoption(
         "--codec",
+        dest="robustkit_codec",
         action="append",
         default=[],
         metavar="NAME",
@@ -125,6 +126,8 @@ def refuse_old_names(parser: pytest.Parser, args: Sequence[str]) -> None:
     """A usage error that names the new option, for an old name that no other plugin and no conftest has taken."""
     old = {option.old: option.flag for option in OPTIONS}
     for given in args:
+        if given == "--":
+            return
         name = given.partition("=")[0]
         if name in old and _unknown(parser, name):
             raise pytest.UsageError(f"{name} is called {old[name]} now: every option but --codec begins with {PREFIX}")
@@ -155,6 +158,29 @@ def refuse_effort_by_hypothesis(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--hypothesis-profile {name}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the user gave for one option.
+
+    Attributes:
+        option: which.
+        value: as it came.
+        in_file: whether it is from the ini file, where a relative path is relative to that file's folder.
+    """
+
+    option: Option
+    value: Any
+    in_file: bool
+
+    @property
+    def name(self) -> str:
+        """What a message calls the option: as the user wrote it."""
+        return self.option.key if self.in_file else self.option.flag
+
+    def __str__(self) -> str:
+        return f"{self.option.key} = {self.value}" if self.in_file else f"{self.option.flag} {self.value}"
+
+
 class Options:
     """The options' values in one run, each read from the command line or else from the ini file.
 
@@ -166,19 +192,18 @@ class Options:
         self._config = config
         self._limits: Limits | None = None
         self.codecs = list(dict.fromkeys(n for given in config.getoption("--codec") for n in spelling.names(given)))
+        if not self.codecs:
+            raise pytest.UsageError("--codec: give the NAME of a codec (`robustkit codecs` lists them)")
 
     @property
     def device(self) -> str:
         """ "cpu" or "cuda": what the codec is asked to compute on."""
-        name = str(self._get("device") or "cpu")
-        if name not in ("cpu", "cuda"):
-            raise pytest.UsageError(f"{PREFIX}device {name}: give cpu or cuda")
-        return name
+        return self._choice("device", "cpu")
 
     @property
     def updating(self) -> bool:
         """Whether golden files are to be recorded anew."""
-        return bool(self._get("golden-update"))
+        return self._given("golden-update") is not None
 
     @property
     def golden_dir(self) -> Path | None:
@@ -188,7 +213,7 @@ class Options:
     @property
     def report_dir(self) -> Path:
         """Where streams to replay and pictures are written."""
-        return self._path("report-dir") or Path(REPORT_DIR)
+        return self._path("report-dir") or self._config.invocation_params.dir / REPORT_DIR
 
     @property
     def images(self) -> Path | None:
@@ -203,15 +228,12 @@ class Options:
     @property
     def effort_is_given(self) -> bool:
         """Whether the user said how much to spend."""
-        return self._get("effort") is not None
+        return self._given("effort") is not None
 
     @property
     def effort(self) -> str:
         """Name of the effort."""
-        name = str(self._get("effort") or "quick")
-        if name not in EFFORTS:
-            raise pytest.UsageError(f"{PREFIX}effort {name}: {spelling.nearest(name, EFFORTS)}")
-        return name
+        return self._choice("effort", "quick")
 
     @property
     def trials(self) -> int | None:
@@ -231,57 +253,105 @@ class Options:
     def profile(self) -> Profile | None:
         """The promises to judge by in place of the codec's own."""
         file = self.profile_file
-        return None if file is None else self._read("profile", lambda: Profile.from_toml(file))
+        return None if file is None else _read(self.named("profile"), lambda: Profile.from_toml(file))
 
     def limits(self) -> Limits:
         """Time and memory of one decode."""
         if self._limits is None:
             from robustkit.isolation import Limits
 
-            given: dict[str, Any] = {}
-            if (seconds := self._get("time-limit")) is not None:
-                given["seconds"] = self._read("time-limit", lambda: float(seconds), f"{seconds}: give seconds")
-            if (memory := self._get("memory-limit")) is not None:
-                given["memory"] = self._read("memory-limit", lambda: spelling.size(str(memory)))
-            self._limits = self._read("time-limit", lambda: Limits(**given))
+            found: dict[str, Any] = {}
+            if (seconds := self._given("time-limit")) is not None:
+                found["seconds"] = _read(f"{seconds}: give seconds", lambda: float(seconds.value), plain=True)
+            if (memory := self._given("memory-limit")) is not None:
+                found["memory"] = _read(memory.name, lambda: spelling.size(str(memory.value)))
+            self._limits = _read(self.named("time-limit"), lambda: Limits(**found))
         return self._limits
 
     def specs(self) -> list[CodecSpec]:
         """The chosen codecs with their settings."""
         common: dict[str, Any] = {"device": "cuda"} if self.device == "cuda" else {}
-        given = self._get("set") or []
-        settings = self._read("set", lambda: spelling.settings(given, self.codecs, option=PREFIX + "set"), plain=True)
         try:
+            settings = self._settings()
             return [registry.get(name).spec(**{**common, **settings[name]}) for name in self.codecs]
         except RobustkitError as error:
             raise pytest.UsageError(str(error.args[0])) from error
 
-    def _get(self, name: str) -> Any:
-        option = next(o for o in OPTIONS if o.name == name)
+    def named(self, name: str) -> str:
+        """What a message calls an option: as the user wrote it, in the command line or in the ini file."""
+        given = self._given(name)
+        return given.name if given is not None else _option(name).flag
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        given = self._given("set")
+        if given is None:
+            return spelling.settings([], self.codecs)
+        pairs = [pair for pair in given.value if not (given.in_file and self._is_of_another(pair))]
+        return spelling.settings(pairs, self.codecs, option=given.name)
+
+    def _is_of_another(self, pair: str) -> bool:
+        """Whether a setting is for a codec that there is, and that this run does not examine: files serve many runs."""
+        owner = spelling.owner(pair, [*self.codecs, *(entry.name for entry in registry)])
+        if not owner or owner in self.codecs:
+            return False
+        try:
+            registry.get(owner)
+        except RobustkitError:
+            return False
+        return True
+
+    def _given(self, name: str) -> Given | None:
+        option = _option(name)
         given = self._config.getoption(option.key)
         if given is not None:
-            return given
-        return self._config.getini(option.key) or None
+            if given == "":
+                raise pytest.UsageError(f"{option.flag}: give a value, {option.metavar}")
+            return Given(option, given, in_file=False)
+        try:
+            found = self._config.getini(option.key)
+        except (pytest.UsageError, TypeError, ValueError) as error:
+            way_out = "" if option.metavar or option.choices else ": give true or false"
+            raise pytest.UsageError(f"{option.key}: {error}{way_out}") from error
+        # An empty line is nothing, and neither is a flag that is false.
+        return Given(option, found, in_file=True) if found else None
 
     def _path(self, name: str) -> Path | None:
-        given = self._get(name)
-        return None if given is None else Path(given)
-
-    def _whole(self, name: str) -> int | None:
-        given = self._get(name)
+        given = self._given(name)
         if given is None:
             return None
-        value = self._read(name, lambda: int(given), f"{given}: give an integer")
+        # As pytest reads the paths in its own files.
+        ini = self._config.inipath if given.in_file else None
+        return (ini.parent if ini is not None else self._config.invocation_params.dir) / str(given.value)
+
+    def _whole(self, name: str) -> int | None:
+        given = self._given(name)
+        if given is None:
+            return None
+        value = _read(f"{given}: give an integer", lambda: int(given.value), plain=True)
         if value < 1:
-            raise pytest.UsageError(f"{PREFIX}{name} {value}: give at least 1")
+            raise pytest.UsageError(f"{given}: give at least 1")
         return value
 
-    def _read(self, name: str, read: Callable[[], T], says: str | None = None, *, plain: bool = False) -> T:
-        try:
-            return read()
-        except ValueError as error:
-            said = str(error) if says is None else says
-            raise pytest.UsageError(said if plain else f"{PREFIX}{name}: {said}") from error
+    def _choice(self, name: str, default: str) -> str:
+        given = self._given(name)
+        if given is None:
+            return default
+        choices = given.option.choices
+        if given.value not in choices:
+            raise pytest.UsageError(f"{given}: {spelling.nearest(str(given.value), choices)}")
+        return str(given.value)
+
+
+def _option(name: str) -> Option:
+    return next(o for o in OPTIONS if o.name == name)
+
+
+def _read(name: str, read: Callable[[], T], *, plain: bool = False) -> T:
+    """What ``read`` gives; a ValueError is a usage error that begins with ``name``, and is no more if ``plain``."""
+    try:
+        return read()
+    except ValueError as error:
+        raise pytest.UsageError(name if plain else f"{name}: {error}") from error
 
 
 def cuda_is_here() -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from robustkit.judging.finding import CLAIMS, OWN, Finding, Verdict, check_claim, own_claim, run_verdict
 from robustkit.registry import CodecSpec
+from robustkit.spelling import printable
 
 #: Of the user properties that carry findings, in the JUnit report too.
 PROPERTY = "robustkit"
@@ -36,6 +37,8 @@ def claim_of(item: pytest.Item) -> tuple[str, str]:
     return identity, CLAIMS.get(identity, identity.removeprefix(OWN).replace("-", " "))
 
 
+#: Of the verdicts on one claim, the later one tells.
+_WORSE = (Verdict.SKIPPED, Verdict.KEPT, Verdict.KNOWN, Verdict.BLOCKED, Verdict.BROKEN)
 _COLOURS = {
     Verdict.KEPT: "green",
     Verdict.NOTED: "",
@@ -69,15 +72,37 @@ class Report:
         self.findings: list[Finding] = []
         self.claims: dict[str, dict[str, Verdict]] = {}
         self.loosened: dict[str, list[str]] = {}
+        self._failed = 0
         self.known_defects: dict[str, Mapping[str, str]] = {}
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Forget what a check found when it was run before: a plugin may run it again."""
+        item.user_properties[:] = [(key, value) for key, value in item.user_properties if key != PROPERTY]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A codec's words reach a terminal, an XML file, xdist's controller: what they can't take becomes an escape."""
+        report = yield
+        if any(key == CHECK for key, _ in report.user_properties):
+            if isinstance(report.longrepr, tuple):
+                path, line, reason = report.longrepr
+                report.longrepr = (path, line, printable(reason))
+            elif report.longrepr is not None and printable(text := str(report.longrepr)) != text:
+                report.longrepr = printable(text)
+            if hasattr(report, "wasxfail"):
+                report.wasxfail = printable(report.wasxfail)
+        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what a check measured; under xdist the reports come from the workers."""
+        if report.failed and report.when in ("setup", "call", "teardown"):
+            self._failed += 1
+        if report.outcome not in ("passed", "failed", "skipped"):
+            return  # to be run again, says pytest-rerunfailures
         checks = [json.loads(str(value)) for key, value in report.user_properties if key == CHECK]
         if not checks:
             return
         codec, claim, title = checks[-1]
-        claims = self.claims.setdefault(codec, {})
         rows = [Finding.from_json(str(v)) for k, v in report.user_properties if k == PROPERTY]
         # All phases' reports carry the findings: they are taken from the one in which the check ends.
         if report.when == "call" or (report.when == "setup" and not report.passed):
@@ -85,24 +110,31 @@ class Report:
         verdicts = {row.verdict for row in rows}
         if report.failed:
             blocked = report.when == "setup" and Verdict.BLOCKED in verdicts
-            claims[claim] = Verdict.BLOCKED if blocked else Verdict.BROKEN
+            self._claim(codec, claim, Verdict.BLOCKED if blocked else Verdict.BROKEN)
             explained = verdicts & {Verdict.BROKEN, Verdict.UNPROVED, Verdict.BLOCKED}
             if not explained or report.when == "teardown":
                 measured = _last_line(str(report.longreprtext)).partition(";")[0]
                 self.findings.append(Finding(codec, claim, title, "", measured, "", Verdict.ERROR))
         elif report.skipped and hasattr(report, "wasxfail"):
-            claims[claim] = Verdict.KNOWN
+            self._claim(codec, claim, Verdict.KNOWN)
         elif report.skipped:
-            claims[claim] = Verdict.SKIPPED
+            self._claim(codec, claim, Verdict.SKIPPED)
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
             reason = reason.removeprefix("Skipped: ").partition(";")[0]
             self.findings.append(Finding(codec, claim, title, "", reason, "", Verdict.SKIPPED))
         elif report.when == "call":
-            claims.setdefault(claim, Verdict.KEPT)
+            # With --runxfail, what is known to fail comes as passed.
+            self._claim(codec, claim, Verdict.KNOWN if Verdict.KNOWN in verdicts else Verdict.KEPT)
+
+    def _claim(self, codec: str, claim: str, verdict: Verdict) -> None:
+        """Several checks may be about one claim: the worst of them tells."""
+        claims = self.claims.setdefault(codec, {})
+        claims[claim] = max(claims.get(claim, verdict), verdict, key=_WORSE.index)
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Print the table and the verdicts."""
-        if not self.claims:
+        usage_error = exitstatus == pytest.ExitCode.USAGE_ERROR
+        if terminalreporter.config.getoption("collectonly") or (usage_error and not self.claims):
             return
         terminalreporter.section("robustkit")
         # Into a file or a CI log there is no terminal to ask how wide it is.
@@ -110,22 +142,26 @@ class Report:
         terminalreporter.write(self._table(width, colour=terminalreporter._tw.hasmarkup))
         stats = terminalreporter.stats
         for spec in self.specs:
+            if not self.claims.get(spec.name):
+                terminalreporter.write_line(f"{spec.name}: not checked: no test examined it", red=True, bold=True)
+                continue
             found = run_verdict(
                 spec.name,
-                self.claims.get(spec.name, {}),
+                self.claims[spec.name],
                 loosened=self.loosened.get(spec.name, []),
                 known_defects=self.known_defects.get(spec.name),
                 trouble=self._trouble(int(exitstatus), stats),
-                deselected=bool(stats.get("deselected")),
+                left_out=not CLAIMS.keys() <= self.claims[spec.name].keys(),
             )
-            terminalreporter.write_line(found.text, green=found.good, red=not found.good, bold=True)
+            text = printable(found.text, lines=False)
+            terminalreporter.write_line(text, green=found.good, red=not found.good, bold=True)
 
     def _trouble(self, exitstatus: int, stats: Mapping[str, list[Any]]) -> str | None:
         """Why the run did not end well, other than by what the findings say."""
         failed = len(stats.get("failed", [])) + len(stats.get("error", []))
-        verdicts = [v for claims in self.claims.values() for v in claims.values()]
-        explained = sum(v in (Verdict.BROKEN, Verdict.BLOCKED) for v in verdicts)
-        if exitstatus == 0 or (exitstatus == 1 and failed <= explained):
+        # Tests that fail have their line: those of this suite in the table, those of another are no codec's business.
+        # What is left did not collect, or took its worker along.
+        if exitstatus == 0 or (exitstatus == 1 and failed <= self._failed):
             return None
         return f"the run did not end well (exit status {exitstatus})"
 
@@ -147,9 +183,9 @@ class Report:
             for row in rows:
                 table.add_row(
                     Text("" if row.claim == last else row.title),
-                    Text(row.severity),
-                    Text(row.measured),
-                    Text(row.declared),
+                    Text(printable(row.severity)),
+                    Text(printable(row.measured)),
+                    Text(printable(row.declared)),
                     Text(row.verdict, style=_COLOURS.get(row.verdict, "red")),
                 )
                 last = row.claim

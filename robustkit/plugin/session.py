@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shlex
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from robustkit.judging.finding import ClaimError
 from robustkit.plugin.options import PREFIX, Options, cuda_is_here, on_xdist
 from robustkit.plugin.report import Report
 from robustkit.registry import CodecSpec, CodecUnavailable
+from robustkit.spelling import place, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Of the search's seed, in what xdist's workers are told.
 SEED = "robustkit_seed"
-
-
 #: Where a run that has chosen codecs keeps itself, in pytest's configuration.
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 
@@ -67,7 +67,7 @@ class Run:
     def _search_seed(self) -> int | str:
         given = self.config.getoption("--hypothesis-seed", None)
         if given is not None:
-            return int(given) if str(given).lstrip("-").isdigit() else str(given)
+            return int(given) if str(given).lstrip("-").isdecimal() else str(given)
         shared = getattr(self.config, "workerinput", {}).get(SEED)
         if shared is not None:
             return int(shared)
@@ -85,8 +85,9 @@ class Run:
                     self._images = images.from_folder(self.options.images, crop=self._crop)
                 else:
                     self._images = images.photographs(self._crop if self._crop is not None else 256)
-            except images.ImageError as error:
-                raise pytest.UsageError(str(error)) from error
+            except (images.ImageError, OSError) as error:
+                given = self.options.named("images" if self.options.images is not None else "crop")
+                raise pytest.UsageError(f"{given}: {error}") from error
         return self._images
 
     def subject(self, spec: CodecSpec) -> Subject:
@@ -126,6 +127,7 @@ class Run:
         if hasattr(self.config, "workerinput") or self.config.getoption("collectonly", False):
             return
         _ = self.images
+        self._try_report_dir()
         if self.options.device == "cuda" and not cuda_is_here():
             commands = " and ".join(f"`{self.recording(spec.name)}`" for spec in self.specs)
             self.no_device = f"no CUDA device here; {commands} records the golden files on a machine with an NVIDIA GPU"
@@ -152,6 +154,17 @@ class Run:
             if on_xdist(self.config):
                 self.close(subject)
 
+    def _try_report_dir(self) -> None:
+        folder = self.options.report_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x")
+        except OSError as error:
+            named = self.options.named("report-dir")
+            said = f"{named}: can't write into {place(folder)} ({error.strerror}): give a folder that can be written to"
+            raise pytest.UsageError(said) from error
+
     def recording(self, codec: str) -> str:
         """The command that records the golden reconstructions of ``codec``."""
         words = ["pytest", *(["--pyargs"] if self.config.getoption("pyargs", False) else [])]
@@ -160,7 +173,7 @@ class Run:
         if self.options.device != "cpu":
             words += [f"{PREFIX}device", self.options.device]
         if self.options.golden_dir is not None:
-            words += [f"{PREFIX}golden-dir", str(self.options.golden_dir)]
+            words += [f"{PREFIX}golden-dir", place(self.options.golden_dir)]
         return shlex.join(words)
 
     def progress(self, text: str) -> None:
@@ -180,7 +193,8 @@ class Run:
         """Lines on what is judged, and how."""
         from robustkit import __version__
 
-        promises = self.options.profile_file or "the codec's own"
+        file = self.options.profile_file
+        promises = "the codec's own" if file is None else place(file)
         trials = self._trials or -(-self.effort.trials // len(self.images))
         lines = [
             f"robustkit: {__version__}; device {self.options.device}; effort {self.options.effort}"
@@ -194,4 +208,4 @@ class Run:
             lines.append(f"codec: {spec.name}" + (f" ({facts})" if facts else ""))
             if loosened := self.report.loosened.get(spec.name):
                 lines.append(f"NON-CERTIFYING: loosened profile: {'; '.join(loosened)}")
-        return lines
+        return [printable(line, lines=False) for line in lines]
