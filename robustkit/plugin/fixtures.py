@@ -89,7 +89,7 @@ def promised(sound_codec: Subject) -> Subject:
     """The codec under test, if it declares promises or --robustkit-profile gives some."""
     if sound_codec.profile is None or not sound_codec.profile.promises:
         pytest.skip(
-            f"{sound_codec.name} promises nothing under damage: "
+            f"{sound_codec.name} promises nothing under damage; "
             "give the class a profile (`robustkit measure` proposes one), or --robustkit-profile FILE"
         )
     return sound_codec

@@ -107,7 +107,7 @@ KEPT, BROKEN, UNPROVED, BLOCKED, SKIPPED, KNOWN, ERROR, NOTED = (
     [
         ([KEPT] * 20, {}, "x: conforms: 20 of 20 claims hold", True),
         ([KEPT, NOTED, SKIPPED], {}, "x: conforms: 2 of 3 claims hold (1 not checked)", True),
-        ([KEPT, KEPT], {"deselected": True}, "x: 2 of 2 claims hold; others were deselected", True),
+        ([KEPT, KEPT], {"left_out": True}, "x: 2 of 2 claims hold; others were left out", True),
         ([KEPT, BROKEN], {}, "x: does not conform: 1 of 2 claims broken", False),
         ([KEPT, UNPROVED], {}, "x: does not conform: 1 of 2 claims broken", False),
         ([KEPT, ERROR, SKIPPED], {}, "x: does not conform: 1 of 3 claims broken (1 not checked)", False),
@@ -138,17 +138,17 @@ def test_what_a_run_says(verdicts, more, text, good):
 
 
 @given(st.lists(st.sampled_from(Verdict)), st.booleans(), st.booleans(), st.booleans())
-def test_conforms_is_said_only_of_claims_that_all_hold(verdicts, loosened, trouble, deselected):
+def test_conforms_is_said_only_of_claims_that_all_hold(verdicts, loosened, trouble, left_out):
     found = run_verdict(
         "x",
         {f"own.{i}": v for i, v in enumerate(verdicts)},
         loosened=["bpp"] if loosened else [],
         trouble="trouble" if trouble else None,
-        deselected=deselected,
+        left_out=left_out,
     )
     sound = bool(set(verdicts) - {SKIPPED}) and set(verdicts) <= {KEPT, NOTED, SKIPPED}
     assert found.good == (sound and not loosened and not trouble)
-    assert (": conforms:" in found.text) == (found.good and not deselected)
+    assert (": conforms:" in found.text) == (found.good and not left_out)
 
 
 def test_each_failing_outcome_is_a_failure_and_a_refusal_is_none():
