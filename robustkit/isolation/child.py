@@ -18,9 +18,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.isolation import wire
@@ -166,13 +167,16 @@ class _Child:
         shape = tuple(request["image"])
         size = math.prod(shape)
         image = wire.read_array(self._file, 0, size).reshape(shape)
-        if request["weights"] is None:
+        weights = None
+        if request["weights"] is not None:
+            shape = tuple(request["weights"])
+            weights = wire.read_array(self._file, size, math.prod(shape)).reshape(shape)
+        os.ftruncate(self._file, 0)
+        if weights is None:
             stream = self._codec.encode(image)
         else:
             if "weights" not in inspect.signature(self._codec.encode).parameters:
                 raise EncodeError("this codec takes no weights: leave them out")
-            shape = tuple(request["weights"])
-            weights = wire.read_array(self._file, size, math.prod(shape)).reshape(shape)
             stream = self._codec.encode(image, weights=weights)  # type: ignore[call-arg]
         if not isinstance(stream, bytes):
             raise TypeError(f"encode returned a {_kind(stream)}, not bytes")
@@ -190,11 +194,12 @@ class _Child:
         started = time.perf_counter()
         decoded = self._codec.decode_batch(streams)
         self._seconds = time.perf_counter() - started
-        if not isinstance(decoded, list | tuple) or len(decoded) != len(streams):
-            size = f" of {len(decoded)}" if isinstance(decoded, list | tuple) else ""
+        results = _items(decoded)
+        if results is None or len(results) != len(streams):
+            size = f" of {len(results)}" if results is not None else ""
             wrong = f"decode_batch returned a {_kind(decoded)}{size}, not a list of {len(streams)}"
             return [_failure(Outcome.MISSHAPEN, wrong)], ()
-        return self._results(decoded, request["shape"], batch=True)
+        return self._results(results, request["shape"], batch=True)
 
     def _layout(self, request: dict[str, Any]) -> _Answer:
         (stream,) = self._streams(request)
@@ -213,18 +218,24 @@ class _Child:
         for length in request["lengths"]:
             streams.append(wire.read(self._file, offset, length))
             offset += length
+        # A decoder that puts another file in this one's place must not have its stream taken for an image.
+        os.ftruncate(self._file, 0)
         return streams
 
     def _results(self, decoded: Sequence[object], shape: list[int] | None, *, batch: bool) -> _Answer:
         results: list[dict[str, Any]] = []
         images = []
         for found in decoded:
-            if batch and isinstance(found, DecodeError):
-                results.append(_failure(Outcome.REFUSED, _text(found)))
-            elif (wrong := _misshapen(found, shape)) is not None:
+            array = _array(found)
+            if batch and _is(found, DecodeError):
+                results.append(_failure(Outcome.REFUSED, _text(cast("DecodeError", found))))
+            elif array is None:
+                wrong = f"decode returned a {_kind(found)}, not a NumPy array: give uint8, height x width x 3"
                 results.append(_failure(Outcome.MISSHAPEN, wrong))
+            elif (wrong_array := _misshapen(array, shape)) is not None:
+                results.append(_failure(Outcome.MISSHAPEN, wrong_array))
             else:
-                image = np.ascontiguousarray(np.asarray(found))
+                image = np.ascontiguousarray(array)
                 images.append(image)
                 results.append({"size": [int(n) for n in image.shape[:2]]})
         return results, images
@@ -254,11 +265,24 @@ def _sources(module: str) -> str:
     return digest.hexdigest()
 
 
-def _misshapen(found: object, shape: list[int] | None) -> str | None:
+def _array(found: object) -> npt.NDArray[Any] | None:
+    """What ``found`` holds if it is an array, whatever its own class says of shape and dtype."""
     # Not isinstance, which asks the object itself for its class.
-    if not issubclass(type(found), np.ndarray):
-        return f"decode returned a {_kind(found)}, not a NumPy array: give uint8, height x width x 3"
-    assert isinstance(found, np.ndarray)
+    return np.ndarray.view(cast("npt.NDArray[Any]", found), np.ndarray) if _is(found, np.ndarray) else None
+
+
+def _items(found: object) -> list[object] | None:
+    """What a list or tuple holds, whatever its own class says of its length."""
+    if _is(found, list):
+        return list.copy(cast("list[object]", found))
+    return list(tuple.__getitem__(cast("tuple[object, ...]", found), slice(None))) if _is(found, tuple) else None
+
+
+def _is(found: object, kind: type) -> bool:
+    return kind in type.mro(type(found))
+
+
+def _misshapen(found: npt.NDArray[Any], shape: list[int] | None) -> str | None:
     size = " x ".join(map(str, found.shape)) or "scalar"
     if found.dtype != np.uint8:
         finite = found.dtype.kind not in "fc" or bool(np.isfinite(found).all())

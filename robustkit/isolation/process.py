@@ -119,6 +119,9 @@ class Worker:
                 answer = self._answer(self._limits.start_seconds, watch=False)
             except WorkerDied as death:
                 raise CodecUnavailable(f"codec {self._name!r} can't be loaded in a worker: {death.message}") from None
+            if answer.failure is None and not _tells_of_a_codec(answer.value):
+                self.kill()
+                raise CodecUnavailable(f"codec {self._name!r} can't be loaded: it wrote its worker's answer")
             if answer.failure is not None:
                 self.kill()
                 outcome, message = answer.failure
@@ -156,6 +159,7 @@ class Worker:
         """
         images, offset = [], 0
         try:
+            self._limit(answer)
             if [3 * h * w for h, w in sizes] != answer.lengths:
                 raise wire.WireError(f"images of {sizes} announced, {answer.lengths} bytes sent")
             for (height, width), length in zip(sizes, answer.lengths, strict=True):
@@ -174,9 +178,16 @@ class Worker:
         try:
             if len(answer.lengths) != 1:
                 raise wire.WireError(f"one buffer expected, {len(answer.lengths)} sent")
+            self._limit(answer)
             return wire.read(self._file, 0, answer.lengths[0])
         except wire.WireError as error:
             raise self.garbled(error) from None
+
+    def _limit(self, answer: Answer) -> None:
+        """No answer is larger than the process that gave it may be."""
+        size, loaded = sum(answer.lengths), self._loaded or {"resident": 0}
+        if self._limits.memory and size > self._limits.memory + loaded["resident"]:
+            raise wire.WireError(f"{size} bytes announced, the limit is {_mib(self._limits.memory)}")
 
     def done(self, answer: Answer) -> None:
         """Nothing more is read from ``answer``: make the worker fit for the next request."""
@@ -269,6 +280,9 @@ class Worker:
         """Notice, between two requests, that the process has died or has spoken unasked; start with empty ears."""
         if self._process is None or self._loaded is None:
             return
+        if self._inbox:
+            self.restart()
+            return
         for descriptor, _ in self._poll.poll(0):
             if descriptor == self._errors:
                 self._hear()
@@ -283,7 +297,7 @@ class Worker:
         try:
             while True:
                 if (message := self._inbox.take()) is not None:
-                    return self._parse(message)
+                    return self._parse(message, time.monotonic() - started)
                 now = time.monotonic()
                 if now >= deadline:
                     raise self._hung(seconds)
@@ -303,7 +317,7 @@ class Worker:
                     while self._receive():
                         pass
                     if (message := self._inbox.take()) is not None:
-                        return self._parse(message)
+                        return self._parse(message, time.monotonic() - started)
                     raise self._died(time.monotonic() - started)
         except wire.WireError as error:
             raise self.garbled(error) from None
@@ -314,18 +328,28 @@ class Worker:
             self.kill()
             raise
 
-    def _parse(self, message: dict[str, Any]) -> Answer:
+    def _parse(self, message: dict[str, Any], elapsed: float) -> Answer:
+        if self._inbox:
+            raise wire.WireError("more than one answer to a request")
         try:
-            if message["id"] != self._number:
-                raise wire.WireError(f"answer {message['id']!r} to request {self._number}")
-            failure = message["failure"]
+            if type(message["id"]) is not int or message["id"] != self._number:
+                raise wire.WireError(f"answer {message['id']!r:.99} to request {self._number}")
+            lengths, seconds, spoilt = message["lengths"], message["seconds"], message["spoilt"]
+            failure, words = message["failure"], message["warnings"]
+            if type(lengths) is not list or any(type(n) is not int or n < 0 for n in lengths):
+                raise wire.WireError(f"not lengths: {lengths!r:.99}")
+            # Both ends read one clock. (The comparison is false for what is no finite number.)
+            if type(seconds) not in (int, float) or not 0 <= seconds <= elapsed + 1:
+                raise wire.WireError(f"not a time within {elapsed:.3f} s: {seconds!r:.99}")
+            if type(words) is not list or not all(isinstance(w, str) for w in [*words, spoilt or ""]):
+                raise wire.WireError("warnings that are no text")
             return Answer(
                 value=message["value"],
-                lengths=[int(n) for n in message["lengths"]],
-                failure=None if failure is None else (Outcome(failure["outcome"]), str(failure["message"])),
-                seconds=float(message["seconds"]),
-                warnings=tuple(str(w) for w in message["warnings"]),
-                spoilt=message["spoilt"],
+                lengths=lengths,
+                failure=None if failure is None else (failed(failure["outcome"]), str(failure["message"])),
+                seconds=float(seconds),
+                warnings=tuple(words),
+                spoilt=spoilt,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise wire.WireError(f"not an answer: {error}") from error
@@ -439,6 +463,27 @@ class Worker:
         if self._pidfd >= 0:
             os.close(self._pidfd)
         os.close(self._file)
+
+
+def failed(name: str) -> Outcome:
+    """The outcome of that name.
+
+    Raises:
+        ValueError: there is none, or it takes an image.
+    """
+    outcome = Outcome(name)
+    if outcome.has_image:
+        raise ValueError(f"{outcome} without an image")
+    return outcome
+
+
+def _tells_of_a_codec(value: object) -> bool:
+    """Whether the answer to "load" has what the parent reads in it."""
+    kinds = {"name": str, "family": str, "known_defects": dict, "device": str, "sources": str, "batched": bool}
+    kinds |= {"resident": int, "peak": int}
+    if not isinstance(value, dict) or not isinstance(value.get("profile", ""), dict | None):
+        return False
+    return all(type(value.get(key)) is kind for key, kind in kinds.items())
 
 
 def _our_path() -> str:

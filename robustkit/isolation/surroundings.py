@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import locale
 import os
 import resource
 import signal
@@ -10,10 +12,16 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 # A decoder that leaks a file a decode is left alone until it endangers the worker's own limit.
 _LEAK = 64
-_HANDLERS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+#: faulthandler has these, in C; Python's own list knows nothing of it, so that nothing could be put back.
+_FAULTS = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGUSR1)
+_HANDLERS = tuple(sorted(signal.valid_signals() - {*_FAULTS, signal.SIGKILL, signal.SIGSTOP}))
+_LIMITS = tuple(sorted(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")))
+# Room for the largest fenv_t that there is.
+_FLOATS = 512
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -31,8 +39,19 @@ class Surroundings:
         self._free = _lowest_free()
         self._threads = set(threading.enumerate())
         self._recursion = sys.getrecursionlimit()
-        self._space = resource.getrlimit(resource.RLIMIT_AS)
+        self._limits = {number: resource.getrlimit(number) for number in _LIMITS}
+        self._umask = _umask()
+        self._locale = locale.setlocale(locale.LC_ALL)
+        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
+        self._cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        self._policy = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0
+        # Rounding, flushing of denormals and traps.
+        self._c: Any = ctypes.CDLL(None)
+        self._floats = ctypes.create_string_buffer(_FLOATS) if hasattr(self._c, "fegetenv") else None
+        if self._floats is not None:
+            self._c.fegetenv(self._floats)
         self._handlers = {s: signal.getsignal(s) for s in _HANDLERS}
+        self._faults = {s: signal.getsignal(s) for s in _FAULTS}
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._collecting = gc.isenabled()
         self._library = sysconfig.get_path("stdlib") + os.sep
@@ -44,6 +63,8 @@ class Surroundings:
 
     def restore(self) -> str | None:
         """Undo what can be undone; returns what can't, or ``None``."""
+        if self._floats is not None:
+            self._c.fesetenv(self._floats)
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
         for number, handler in self._handlers.items():
@@ -56,10 +77,11 @@ class Surroundings:
         try:
             if os.getcwd() != self._directory:
                 os.chdir(self._directory)
-            if resource.getrlimit(resource.RLIMIT_AS) != self._space:
-                resource.setrlimit(resource.RLIMIT_AS, self._space)
-        except (OSError, ValueError) as error:
+            self._restore_rights()
+        except (OSError, ValueError, locale.Error) as error:
             return f"changed its process for good: {error}"
+        if any(signal.getsignal(number) is not handler for number, handler in self._faults.items()):
+            return "took the signals of faulthandler"
         if any(_identity(d) != was for d, was in self._files.items()):
             return "closed or replaced its process's file descriptors"
         if _lowest_free() > self._free + _LEAK:
@@ -67,6 +89,20 @@ class Surroundings:
         if signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             return "blocked signals"
         return self._running_thread()
+
+    def _restore_rights(self) -> None:
+        for number, limit in self._limits.items():
+            if resource.getrlimit(number) != limit:
+                resource.setrlimit(number, limit)
+        os.umask(self._umask)
+        if locale.setlocale(locale.LC_ALL) != self._locale:
+            locale.setlocale(locale.LC_ALL, self._locale)
+        if os.getpriority(os.PRIO_PROCESS, 0) != self._nice:
+            os.setpriority(os.PRIO_PROCESS, 0, self._nice)
+        if self._cores and os.sched_getaffinity(0) != self._cores:
+            os.sched_setaffinity(0, self._cores)
+        if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != self._policy:
+            raise OSError("its scheduling policy is another")
 
     def _running_thread(self) -> str | None:
         if threading.active_count() <= len(self._threads):
@@ -81,6 +117,12 @@ class Surroundings:
             if not where.startswith(self._library) or "site-packages" in where:
                 return f"left the thread {thread.name!r} running"
         return None
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -35,6 +35,10 @@ class Inbox:
     def __init__(self) -> None:
         self._bytes = bytearray()
 
+    def __bool__(self) -> bool:
+        """Whether anything has arrived that was not taken."""
+        return bool(self._bytes)
+
     def feed(self, data: bytes) -> None:
         self._bytes += data
 
@@ -54,12 +58,16 @@ class Inbox:
         body = bytes(self._bytes[_HEAD.size : _HEAD.size + length])
         del self._bytes[: _HEAD.size + length]
         try:
-            message = json.loads(body)
-        except ValueError as error:
+            message = json.loads(body, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
             raise WireError(f"a message is not JSON: {error}") from error
         if not isinstance(message, dict):
             raise WireError(f"a message is {type(message).__name__}, not an object")
         return message
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def memory_file() -> int:
@@ -71,7 +79,11 @@ def memory_file() -> int:
 
 
 def write(file: int, buffers: Iterable[bytes | Image]) -> list[int]:
-    """Put buffers at the start of the memory file, one behind the other; returns their lengths."""
+    """Make buffers the memory file's contents, one behind the other; returns their lengths.
+
+    What was in it is gone: where the other side has written elsewhere, nothing old is taken for its answer.
+    """
+    os.ftruncate(file, 0)
     offset, lengths = 0, []
     for buffer in buffers:
         view = memoryview(buffer if isinstance(buffer, bytes) else buffer.reshape(-1).data)
@@ -96,9 +108,13 @@ def read_array(file: int, offset: int, length: int) -> Image:
     """The same as a new one-dimensional uint8 array. Read, not mapped: a file cut short under a mapping kills.
 
     Raises:
-        WireError: the file is shorter than that; checked before anything is allocated.
+        WireError: the file is shorter than that, or a hole; checked before anything is allocated.
     """
-    held = os.fstat(file).st_size
+    status = os.fstat(file)
+    held = status.st_size
+    if hasattr(os, "memfd_create"):
+        # A size costs nothing, pages do. (Other systems' files may be written to disk later, and smaller.)
+        held = min(held, 512 * status.st_blocks)
     if length < 0 or offset + length > held:
         raise WireError(f"{length} bytes announced at {offset}, the memory file holds {held}")
     array = np.empty(length, dtype=np.uint8)

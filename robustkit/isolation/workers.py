@@ -23,7 +23,7 @@ import numpy as np
 from robustkit.codec import DecodeError, EncodeError, Image, Layout, Region
 from robustkit.isolation.decoded import Decoded
 from robustkit.isolation.limits import Limits
-from robustkit.isolation.process import Answer, Worker, WorkerDied, WorkerError
+from robustkit.isolation.process import Answer, Worker, WorkerDied, WorkerError, failed
 from robustkit.outcome import Outcome
 from robustkit.pixels import check_image
 from robustkit.profile import Profile, ProfileError
@@ -141,7 +141,10 @@ class CodecWorkers:
         if self._description is None:
             with self._borrow() as worker:
                 answer = self._succeed(worker, "describe", ())
-                self._description = dict(answer.value)
+                with self._living("describe"):
+                    if not isinstance(answer.value, dict) or not all(isinstance(v, str) for v in answer.value.values()):
+                        raise worker.garbled(TypeError("not a description"))
+                self._description = answer.value
                 worker.done(answer)
         return dict(self._description)
 
@@ -189,7 +192,7 @@ class CodecWorkers:
         try:
             rows = json.loads(payload)
             return Layout(tuple(Region(n, start, stop, header) for n, start, stop, header in rows), answer.value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise WorkerError(f"layout of codec {self._attributes.name!r}: {error}") from error
 
     def decode(self, bitstream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
@@ -279,9 +282,9 @@ class CodecWorkers:
             if answer.failure is not None:
                 worker.done(answer)
                 raise _BatchFailed(*answer.failure, answer.seconds)
-            decoded = _read(worker, answer)
+            decoded = _read(worker, answer, len(streams), shape)
             if len(decoded) != len(streams):
-                raise _BatchFailed(Outcome.MISSHAPEN, decoded[0].message if decoded else "no results", answer.seconds)
+                raise _BatchFailed(Outcome.MISSHAPEN, decoded[0].message, answer.seconds)
             return [replace(d, seconds=answer.seconds / len(streams)) for d in decoded]
         except WorkerDied as death:
             raise _BatchFailed(death.outcome, death.message, death.seconds) from None
@@ -292,7 +295,7 @@ class CodecWorkers:
             if answer.failure is not None:
                 worker.done(answer)
                 return Decoded(None, *answer.failure, answer.seconds, answer.warnings)
-            (decoded,) = _read(worker, answer)
+            (decoded,) = _read(worker, answer, 1, shape)
             return decoded
         except WorkerDied as death:
             return Decoded(None, death.outcome, death.message, death.seconds)
@@ -334,25 +337,37 @@ class CodecWorkers:
             self._idle.put(worker)
 
 
-def _read(worker: Worker, answer: Answer) -> list[Decoded]:
-    """The images and outcomes of one answer.
+def _read(worker: Worker, answer: Answer, count: int, shape: tuple[int, int] | None) -> list[Decoded]:
+    """The images and outcomes of one answer to ``count`` streams; or one outcome for them all.
 
     Raises:
         WorkerDied: the answer does not hold together; the decoder has written into the worker's connection.
     """
     try:
-        sizes = [(int(r["size"][0]), int(r["size"][1])) for r in answer.value if "size" in r]
+        if type(answer.value) is not list or len(answer.value) not in (1, count):
+            raise ValueError(f"not {count} results")
+        sizes = [_size(r["size"], shape) for r in answer.value if "size" in r]
+        if len(answer.value) != count and sizes:
+            raise ValueError(f"one image for {count} streams")
         images = iter(worker.images(answer, sizes))
         decoded = [
             Decoded(next(images), None, "", answer.seconds, answer.warnings)
             if "size" in r
-            else Decoded(None, Outcome(r["outcome"]), str(r["message"]), answer.seconds, answer.warnings)
+            else Decoded(None, failed(r["outcome"]), str(r["message"]), answer.seconds, answer.warnings)
             for r in answer.value
         ]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise worker.garbled(error) from None
     worker.done(answer)
     return decoded
+
+
+def _size(found: object, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """The height and width that a worker announces, which are ``shape`` if that is known."""
+    match found:
+        case [int() as height, int() as width] if height > 0 and width > 0 and shape in (None, (height, width)):
+            return height, width
+    raise ValueError(f"not the image's size: {found!r:.99}")
 
 
 def _close_all(workers: list[Worker]) -> None:

@@ -245,6 +245,45 @@ def test_what_a_decoder_changes_in_its_process_is_undone(stream: bytes, tmp_path
     }
 
 
+@pytest.mark.parametrize(
+    ("how", "replaced"),
+    [
+        ("CPU time", False),
+        ("CPU time for good", os.geteuid() != 0),
+        ("files", False),
+        ("file size", False),
+        ("stack", False),
+        ("nice", os.geteuid() != 0),
+        ("affinity", False),
+        ("policy", True),
+        ("umask", False),
+        ("rounding", False),
+        ("timer", False),
+        ("locale", False),
+        ("children", False),
+        ("faults", True),
+    ],
+)
+def test_nothing_is_left_behind_for_the_next_decode(
+    how: str, replaced: bool, stream: bytes, clean: Image, tmp_path: Path
+) -> None:
+    with CodecWorkers(spec(hostile.Leaves, how=how), directory=tmp_path, limits=PATIENT) as workers:
+        before, pids = hostile.Leaves(how=how).describe(), workers.pids
+        assert workers.decode(damaged(stream)).outcome is None
+        found = workers.describe()
+        np.testing.assert_array_equal(workers.decode(stream).image, clean)
+        # May a container's root not undo it, a new worker is as good.
+        assert workers.pids != pids if replaced else workers.pids == pids or os.geteuid() == 0
+    ours = {"RLIMIT_AS", "RLIMIT_CORE", "locale"}
+    assert {k: v for k, v in found.items() if k not in ours} == {k: v for k, v in before.items() if k not in ours}
+    assert found["locale"] == facts_of_a_new_worker(tmp_path)["locale"]
+
+
+def facts_of_a_new_worker(directory: Path) -> dict[str, str]:
+    with CodecWorkers(spec(hostile.Leaves, how=""), directory=directory, limits=PATIENT) as workers:
+        return workers.describe()
+
+
 def test_a_process_that_the_decoder_started_dies_with_it(stream: bytes, tmp_path: Path) -> None:
     with CodecWorkers(spec(hostile.LeavesAProcess), directory=tmp_path, limits=PATIENT) as workers:
         bad = workers.decode(damaged(stream))
@@ -435,6 +474,68 @@ def test_nothing_that_a_worker_sends_is_believed_unchecked(tmp_path: Path) -> No
         assert worker.ask("describe").value == {}
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("twice", "more than one answer"),
+        ("infinite", "Infinity is no number"),
+        ("nested", "not JSON"),
+        ("sparse", "not the image's size"),
+        ("sparse but right", "the memory file holds 0"),
+        ("another shape", "not the image's size"),
+        ("stale", "the memory file holds 0"),
+        ("replaces the file", "broke its worker's connection"),
+        ("replaces the file by another", "the memory file holds 0"),
+        ("before the start", "not a time"),
+        ("no time", "NaN is no number"),
+        ("for ever", "not a time"),
+        ("intact", "intact without an image"),
+        ("none", "not 1 results"),
+        ("two", "not 1 results"),
+        ("texts", "warnings that are no text"),
+        ("number", "answer True to request"),
+    ],
+)
+def test_a_decoder_that_speaks_for_its_worker_has_crashed(
+    how: str, message: str, stream: bytes, clean: Image, tmp_path: Path
+) -> None:
+    with CodecWorkers(spec(hostile.Forges, how=how), directory=tmp_path, limits=PATIENT) as workers:
+        workers.decode(stream)
+        pids = workers.pids
+        bad = workers.decode(damaged(stream), shape=(48, 64))
+        assert bad.outcome is Outcome.CRASHED
+        assert message in bad.message
+        assert workers.pids != pids
+        np.testing.assert_array_equal(workers.decode(stream, shape=(48, 64)).image, clean)
+
+
+def test_a_size_that_nobody_knows_is_bounded_by_the_memory_limit(stream: bytes, tmp_path: Path) -> None:
+    with CodecWorkers(spec(hostile.Forges, how="sparse"), directory=tmp_path, limits=PATIENT) as workers:
+        bad = workers.decode(damaged(stream))
+    assert bad.outcome is Outcome.CRASHED
+    assert "bytes announced, the limit is 256 MiB" in bad.message
+
+
+def test_a_constructor_that_speaks_for_its_worker_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(CodecUnavailable, match="it wrote its worker's answer"):
+        CodecWorkers(spec(hostile.Forges, how="load"), directory=tmp_path, limits=PATIENT)
+
+
+def test_an_array_is_what_it_holds_not_what_it_says(stream: bytes, tmp_path: Path) -> None:
+    with CodecWorkers(spec(hostile.LiesAboutItsArray), directory=tmp_path, limits=PATIENT) as workers:
+        bad = workers.decode(damaged(stream), shape=(48, 64))
+    assert bad.outcome is Outcome.MISSHAPEN
+    assert bad.message == "decode returned float32, 1 x 2: give uint8"
+
+
+def test_a_batch_is_what_it_holds_not_what_it_says(stream: bytes, clean: Image, tmp_path: Path) -> None:
+    with CodecWorkers(spec(hostile.LiesAboutItsList), directory=tmp_path, limits=PATIENT) as workers:
+        decoded = workers.decode_many([stream] * 3, shape=(48, 64))
+    for d in decoded:
+        np.testing.assert_array_equal(d.image, clean)
+        assert any("decode_batch of 3 misshapen" in w and "of 1, not a list of 3" in w for w in d.warnings)
 
 
 def _take(data: bytes) -> object:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import builtins
 import ctypes
 import itertools
+import json
+import locale
 import os
+import platform
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -605,6 +609,69 @@ class Moves(Thumbnail):
         }
 
 
+class Leaves(Thumbnail):
+    """Returns the right image and leaves its process changed, by ``how``; ``describe`` says what is so now."""
+
+    name = "hostile-leaves"
+
+    def __init__(self, *, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def attack(self, clean: Image, loss: float, bitstream: bytes) -> Image:
+        match self.how:
+            case "CPU time":
+                resource.setrlimit(resource.RLIMIT_CPU, (1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            case "CPU time for good":
+                resource.setrlimit(resource.RLIMIT_CPU, (600, 600))
+            case "files":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            case "file size":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            case "stack":
+                resource.setrlimit(resource.RLIMIT_STACK, (1 << 16, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+            case "nice":
+                os.nice(5)
+            case "affinity":
+                os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            case "policy":
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            case "umask":
+                os.umask(0o777)
+            case "rounding":
+                libc.fesetround(self._upward())
+            case "timer":
+                signal.signal(signal.SIGPROF, signal.SIG_DFL)
+                signal.setitimer(signal.ITIMER_PROF, 0.05)
+            case "locale":
+                locale.setlocale(locale.LC_ALL, "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C")
+            case "children":
+                signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            case "faults":
+                signal.signal(signal.SIGSEGV, signal.SIG_IGN)
+        return clean
+
+    @staticmethod
+    def _upward() -> int:
+        return 0x400000 if platform.machine() in ("aarch64", "arm64") else 0x800
+
+    def describe(self) -> dict[str, str]:
+        umask = os.umask(0)
+        os.umask(umask)
+        limits = {name: str(resource.getrlimit(getattr(resource, name))) for name in dir(resource) if "RLIMIT" in name}
+        return limits | {
+            "nice": str(os.nice(0)),
+            "cores": str(os.sched_getaffinity(0)),
+            "policy": str(os.sched_getscheduler(0)),
+            "umask": oct(umask),
+            "rounding": str(libc.fegetround()),
+            "timer": str(signal.getitimer(signal.ITIMER_PROF)),
+            "locale": locale.setlocale(locale.LC_ALL),
+            "children": str(signal.getsignal(signal.SIGCHLD)),
+            "faults": str(signal.getsignal(signal.SIGSEGV)),
+        }
+
+
 @robustkit.register
 class LeavesAThread(Thumbnail):
     """Returns the right image and leaves a thread that will kill the process."""
@@ -651,6 +718,128 @@ class Warns(Thumbnail):
         for _ in range(3):
             warnings.warn("the index is 171", RuntimeWarning, stacklevel=1)
         return clean
+
+
+# Speaking for the worker
+
+
+class _Liar(np.ndarray):
+    """An array that says what it is not."""
+
+    shape = property(lambda self: (48, 64, 3))  # type: ignore[assignment]
+    dtype = property(lambda self: np.dtype(np.uint8))  # type: ignore[assignment]
+    ndim = property(lambda self: 3)  # type: ignore[assignment]
+
+
+class LiesAboutItsArray(Thumbnail):
+    """Another shape and dtype than it says."""
+
+    name = "hostile-lies-about-its-array"
+
+    def attack(self, clean: Image, loss: float, bitstream: bytes) -> np.ndarray:
+        return np.zeros((1, 2), dtype=np.float32).view(_Liar)
+
+
+class _LongList(list[Any]):
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Any:
+        return iter([None] * 3)
+
+
+class LiesAboutItsList(Thumbnail):
+    """One image for a batch of three, in a list that says it has three."""
+
+    name = "hostile-lies-about-its-list"
+
+    def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Any]:
+        return _LongList([self.decode(bitstreams[0])])
+
+
+def _frame(body: bytes) -> bytes:
+    return struct.pack("!4sI", b"rkit", len(body)) + body
+
+
+class Forges(Thumbnail):
+    """Answers in its worker's name, from inside a decode; ``how`` says what, ``when`` in which method."""
+
+    name = "hostile-forges"
+
+    def __init__(self, *, how: str) -> None:
+        super().__init__()
+        self.how = how
+        if how == "load":
+            self._answer(value=[])
+            time.sleep(60)
+
+    def attack(self, clean: Image, loss: float, bitstream: bytes) -> Image:
+        huge, result = 1 << 42, [{"size": [48, 64]}]
+        match self.how:
+            case "twice":
+                self._send(2 * self._frame(value=[{"outcome": "refused", "message": "mine"}]))
+            case "infinite":
+                self._answer(lengths=[float("inf")])
+            case "nested":
+                self._send(_frame(b"[" * 100_000))
+            case "sparse":
+                os.ftruncate(self._worker()._file, huge)
+                self._answer(value=[{"size": [huge // 3, 1]}], lengths=[huge // 3 * 3])
+            case "sparse but right":
+                os.ftruncate(self._worker()._file, clean.size)
+                self._answer(value=result, lengths=[clean.size])
+            case "another shape":
+                os.pwrite(self._worker()._file, bytes(3), 0)
+                self._answer(value=[{"size": [1, 1]}], lengths=[3])
+            case "stale":
+                # The pixels before this decode, and the stream, are all that lay there.
+                self._answer(value=result, lengths=[clean.size])
+            case "replaces the file":
+                os.dup2(os.open(os.devnull, os.O_RDWR), self._worker()._file)
+                return clean
+            case "replaces the file by another":
+                os.dup2(os.memfd_create("mine"), self._worker()._file)
+                return clean
+            case "before the start":
+                self._answer(seconds=-1e308)
+            case "no time":
+                self._answer(seconds=float("nan"))
+            case "for ever":
+                self._answer(seconds=1e300)
+            case "intact":
+                self._answer(failure={"outcome": "intact", "message": ""})
+            case "none":
+                self._answer(value=[])
+            case "two":
+                os.pwrite(self._worker()._file, bytes(2 * clean.size), 0)
+                self._answer(value=2 * result, lengths=[clean.size] * 2)
+            case "texts":
+                self._answer(warnings=[7])
+            case "number":
+                self._answer(id=True)
+        time.sleep(60)
+        return clean
+
+    @staticmethod
+    def _caller(name: str) -> Any:
+        frame = sys._getframe()
+        while not (frame.f_code.co_name == "_answer" and "request" in frame.f_locals):
+            frame = frame.f_back  # type: ignore[assignment]
+        return frame.f_locals[name]
+
+    def _worker(self) -> Any:
+        return self._caller("self")
+
+    def _frame(self, **more: Any) -> bytes:
+        number = self._caller("request")["id"]
+        answer = {"id": number, "value": [], "lengths": [], "failure": None, "seconds": 0.0, "warnings": []}
+        return _frame(json.dumps({**answer, "spoilt": None, **more}).encode())
+
+    def _answer(self, **more: Any) -> None:
+        self._send(self._frame(**more))
+
+    def _send(self, data: bytes) -> None:
+        self._worker()._socket.sendall(data)
 
 
 # Batches
