@@ -20,7 +20,15 @@ from robustkit.codecs.rcc.container import HEADER_BYTES, header_fields
 RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "ddcm", "diffc", "psc")
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *PAGES, "golden/README.md", "benchmarks/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    *PAGES,
+    "golden/README.md",
+    "benchmarks/README.md",
+]
 #: Those that speak of what there is now.
 CURRENT = [document for document in DOCUMENTS if document != "CHANGELOG.md"]
 #: A title that is no question begins with one of these.
@@ -239,7 +247,7 @@ def test_commands_have_the_options_they_are_given(document):
             assert words[1] in commands, words
             assert given <= commands[words[1]], words
         else:
-            assert program in ("pip", "python", "python3"), words
+            assert program in ("export", "pip", "python", "python3"), words
 
 
 @pytest.mark.parametrize("document", CURRENT)

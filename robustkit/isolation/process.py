@@ -21,6 +21,7 @@ from robustkit.codec import Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import wire
 from robustkit.isolation.child import LOST_CONNECTION
+from robustkit.isolation.environment import clean
 from robustkit.isolation.limits import Limits, kernel_kills, peak_bytes, resident, says_out_of_memory
 from robustkit.outcome import Outcome
 from robustkit.registry import CodecSpec, CodecUnavailable
@@ -75,7 +76,7 @@ class Worker:
     Args:
         spec: the codec; its settings must be JSON (and paths).
         limits: time and memory.
-        environment: variables for the process on top of this one's.
+        environment: variables for the process on top of this one's, of which it does not get the secrets.
     """
 
     def __init__(self, spec: CodecSpec, limits: Limits, *, environment: Mapping[str, str] | None = None) -> None:
@@ -84,7 +85,7 @@ class Worker:
                 "a codec's module starts workers while a worker imports it: put that under if __name__ == '__main__'"
             )
         self._limits = limits
-        self._environment = {**_ALLOCATOR, **_PATIENCE, **os.environ, **(environment or {}), INSIDE: "1"}
+        self._environment = {**_ALLOCATOR, **_PATIENCE, **clean(os.environ), **(environment or {}), INSIDE: "1"}
         self._order = _order(spec, limits.memory)
         self._name = spec.name
         self._python = spec.python

@@ -17,6 +17,7 @@ from robustkit.channels import Channel
 from robustkit.codec import EncodeError, Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Decoded, Limits
+from robustkit.judging import beforehand
 from robustkit.judging.effort import EFFORTS, Effort
 from robustkit.judging.finding import check_known_defects
 from robustkit.judging.trial import Clean, Trial
@@ -136,6 +137,7 @@ class Subject:
 
     def fresh_workers(self, *, workers: int = 1) -> CodecWorkers:
         """Another pool of processes, sharing nothing with the others; closed with this object at the latest."""
+        beforehand.load()
         pool = CodecWorkers(self.spec, workers=workers, limits=self.limits, directory=self.directory / "streams")
         self._processes.append(pool)
         return pool

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 #: Of the search's seed, in what xdist's workers are told.
 SEED = "robustkit_seed"
+#: Of the plugin's modules and what they use, those that are imported late; see robustkit.judging.beforehand.
+_LATE = (
+    *(
+        "robustkit.plugin.claim",
+        "robustkit.plugin.fixtures",
+        "robustkit.plugin.golden_check",
+        "robustkit.plugin.needed",
+    ),
+    *("rich.console", "rich.table", "rich.text", "xdist.scheduler"),
+)
 #: Where a run that has chosen codecs keeps itself, in pytest's configuration.
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 
@@ -132,6 +142,9 @@ class Run:
             commands = " and ".join(f"`{self.recording(spec.name)}`" for spec in self.specs)
             self.no_device = f"no CUDA device here; {commands} records the golden files on a machine with an NVIDIA GPU"
             return
+        from robustkit.judging import beforehand
+
+        beforehand.load(_LATE)
         for spec in self.specs:
             subject = self.subject(spec)
             try:

@@ -1,0 +1,60 @@
+"""What judges a codec is in memory before the codec's constructor can lay hands on its files."""
+
+import subprocess
+import sys
+from textwrap import dedent
+
+import numpy as np
+from PIL import Image as PillowImage
+from suites import CODECS
+
+#: Keeps the names of the modules that came after the first worker.
+WITNESS = """
+    import subprocess
+    import sys
+
+    before = None
+    start = subprocess.Popen.__init__
+
+    def watched(self, args, *more, **named):
+        global before
+        if before is None and "robustkit.isolation.child" in str(args):
+            before = set(sys.modules)
+        start(self, args, *more, **named)
+
+    subprocess.Popen.__init__ = watched
+
+    def pytest_unconfigure(config):
+        with open("late.txt", "w") as file:
+            file.write("\\n".join(sorted(set(sys.modules) - before)))
+"""
+
+
+def late(folder, *arguments):
+    (folder / "codecs_here.py").write_text(CODECS)
+    (folder / "witness.py").write_text(dedent(WITNESS))
+    (folder / "images").mkdir()
+    rows, columns = np.mgrid[0:64, 0:64]
+    pixels = np.stack([rows * 4, columns * 4, rows + columns], axis=2).astype(np.uint8)
+    PillowImage.fromarray(pixels).save(folder / "images" / "one.png")
+    command = [sys.executable, "-m", "pytest", "-p", "witness", "-p", "no:cacheprovider", *arguments]
+    options = ["--robustkit-images=images", "--robustkit-trials=2", "--robustkit-max-examples=2"]
+    done = subprocess.run(
+        [*command, "--pyargs", "robustkit.conformance", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "claims" in done.stdout, done.stdout + done.stderr
+    return (folder / "late.txt").read_text().split()
+
+
+def test_nothing_that_judges_is_imported_after_a_codec_was_built(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = late(tmp_path, "--codec=codecs_here:Plain")
+    judging = ("robustkit", "scipy", "numpy", "hypothesis", "jinja2", "rich", "PIL")
+    # Parts that hypothesis and rich keep to themselves come as they need them.
+    judges = [name for name in found if name.split(".")[0] in judging and "._" not in name]
+    # pytest itself collects the checks: what they claim is judged by what was there before.
+    assert [name for name in judges if not name.startswith("robustkit.conformance")] == []
