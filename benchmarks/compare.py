@@ -6,6 +6,7 @@ RCC codecs and JPEG.
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 import tempfile
@@ -80,7 +81,8 @@ def main(
     on each side, with images as clusters.
     """
     try:
-        photographs = images.photographs(crop=crop) if folder is None else images.from_folder(folder, crop=crop)
+        note = functools.partial(click.echo, err=True)
+        photographs = images.photographs(crop) if folder is None else images.from_folder(folder, crop=crop, note=note)
         wanted = list(dict.fromkeys(channels.parse(name) for name in names))
         own = spelling.settings(settings, spelling.names(codecs))
         specs = {name: registry.get(name).spec(**{"bpp": bpp, **mine}) for name, mine in own.items()}

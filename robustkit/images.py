@@ -1,6 +1,7 @@
 """Images to test a codec with: scikit-image's photographs, a folder of one's own, or one file.
 
-Everything comes out as uint8, H x W x 3, RGB; what cannot be had without a loss is refused.
+Everything comes out as uint8, H x W x 3, RGB; what cannot be had without a loss is refused, or noted where the picture
+stays what one sees.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 from PIL import Image as PillowImage
-from PIL import ImageOps
+from PIL import ImageCms, ImageOps
 
 from robustkit.codec import Image
 from robustkit.errors import RobustkitError
@@ -28,7 +30,11 @@ PHOTOGRAPHS = {
     "motorcycle": "motorcycle_left.png",
     "rocket": "rocket.jpg",
 }
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+#: Pillow opens these, and then needs a program or a handler that it does not bring; pages and films are no photographs.
+_UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+#: How far into a file its head reaches, at most.
+_HEAD = 1 << 20
+_SHOWN = 3
 
 
 class ImageError(RobustkitError, ValueError):
@@ -56,14 +62,25 @@ def photographs(crop: int = 256) -> dict[str, Image]:
     return {name: centre_crop(read(folder / file), crop, name) for name, file in PHOTOGRAPHS.items()}
 
 
-def from_folder(path: str | Path, *, crop: int | None = None) -> dict[str, Image]:
+def suffixes() -> frozenset[str]:
+    """The endings of image files, in lower case: those of every format that Pillow can read here."""
+    PillowImage.init()
+    return frozenset(
+        suffix for suffix, kind in PillowImage.EXTENSION.items() if kind in PillowImage.OPEN and kind not in _UNREAD
+    )
+
+
+def from_folder(
+    path: str | Path, *, crop: int | None = None, note: Callable[[str], None] | None = None
+) -> dict[str, Image]:
     """The images directly in the folder ``path``, in the order of their names.
 
     Args:
         crop: side in pixels to centre-crop to; ``None`` leaves them whole.
+        note: told how many are used, what was left aside and why, and what :func:`read` says of them.
 
     Returns:
-        file name -> uint8, H x W x 3.
+        file name with its ending -> uint8, H x W x 3.
 
     Raises:
         ImageError: no such folder, no image in it, or one that is unreadable or smaller than ``crop``.
@@ -71,11 +88,49 @@ def from_folder(path: str | Path, *, crop: int | None = None) -> dict[str, Image
     folder = Path(path)
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder: give a folder of image files")
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    known, tell = suffixes(), note or (lambda _: None)
+    files: list[Path] = []
+    aside: dict[str, list[str]] = {}
+    for entry in sorted(folder.iterdir()):
+        if (why := _why_aside(entry, known)) is None:
+            files.append(entry)
+        else:
+            aside.setdefault(why, []).append(entry.name)
+    left = f"; left aside: {_counted(aside)}" if aside else ""
     if not files:
-        raise ImageError(f"no image in {folder}: it needs files that end in {', '.join(sorted(SUFFIXES))}")
-    images = {file.name: read(file) for file in files}
+        raise ImageError(f"no image in {folder}{left}: it needs files such as .png, .jpg, .webp, .ppm or .tif")
+    said: dict[str, list[str]] = {}
+    images = {}
+    for file in files:
+        images[file.name] = read(file, note=partial(_hear, said, file))
+    tell(f"{len(files)} image{'s' if len(files) > 1 else ''} in {folder}{left}")
+    for text, names in said.items():
+        tell(f"{text}: {_named(names)}")
     return images if crop is None else {name: centre_crop(i, crop, name) for name, i in images.items()}
+
+
+def _why_aside(entry: Path, known: frozenset[str]) -> str | None:
+    """Why something in a folder is no image, in the plural; ``None`` for one."""
+    if entry.is_dir():
+        return "folders"
+    if not entry.exists():
+        return "broken links"
+    if not entry.is_file():
+        return "pipes and devices"
+    return None if entry.suffix.lower() in known else "files that don't end as an image that Pillow reads here"
+
+
+def _hear(said: dict[str, list[str]], file: Path, text: str) -> None:
+    said.setdefault(text.removeprefix(f"{file}: "), []).append(file.name)
+
+
+def _counted(found: dict[str, list[str]]) -> str:
+    return ", ".join(f"{what} ({_named(names)})" for what, names in found.items())
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def centre_crop(image: Image, crop: int, name: str) -> Image:
@@ -95,7 +150,8 @@ def read(path: str | Path, *, data: bytes | None = None, note: Callable[[str], N
     """Read one image file with Pillow as uint8, H x W x 3, RGB.
 
     Grey and palette images become RGB, a fully opaque alpha channel is left off, and an Exif orientation is
-    applied: each loses nothing, and each is told to ``note``.
+    applied: each loses nothing, and each is told to ``note``. So is that an animation is used by its first frame,
+    and that colours are meant in another space than sRGB: samples are taken as they are.
 
     Args:
         data: the file's bytes where they came another way, through a pipe; ``path`` is then for messages alone.
@@ -105,13 +161,17 @@ def read(path: str | Path, *, data: bytes | None = None, note: Callable[[str], N
     """
     try:
         with PillowImage.open(path if data is None else io.BytesIO(data)) as opened:
-            deep = any(";16" in str(tile.args) for tile in getattr(opened, "tile", []))
+            deep, frames, space = _is_deep(opened), _frames(opened), _colour_space(opened)
             oriented = ImageOps.exif_transpose(opened)
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
         # What Pillow says then names no more than the file, or the bytes' place in memory.
         why = "Pillow knows no such image format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
         raise ImageError(f"{path} can't be read as an image: {why}") from error
     tell = note or (lambda _: None)
+    if frames > 1:
+        tell(f"{path}: the first of {frames} frames or pages is used")
+    if space is not None:
+        tell(f"{path}: its colour profile ({space}) was left off, the samples are taken for sRGB")
     if oriented.size != opened.size or opened.getexif().get(0x0112, 1) != 1:
         tell(f"{path}: turned upright as its Exif orientation says")
     mode = oriented.mode
@@ -135,6 +195,62 @@ def read(path: str | Path, *, data: bytes | None = None, note: Callable[[str], N
             f"{path} is {mode} and codecs take RGB: convert it first, e.g. magick IN -colorspace sRGB OUT.png"
         )
     return np.array(oriented.convert("RGB"), dtype=np.uint8)
+
+
+def _is_deep(opened: PillowImage.Image) -> bool:
+    """Whether a file has more than 8 bits a sample although Pillow reads 8."""
+    for tile in getattr(opened, "tile", []):
+        codec, args = tile[0], tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        # PNG, TIFF; PPM, by its largest value; SGI, by its bytes a sample; the texture format for high dynamic range.
+        if any(isinstance(arg, str) and (";16" in arg or arg.startswith("BC6H")) for arg in args):
+            return True
+        if codec in ("ppm", "ppm_plain") and isinstance(args[-1], int) and args[-1] > 255:
+            return True
+        if codec == "SGI16" or (codec == "sgi_rle" and args[-1] == 2):
+            return True
+    if opened.format in ("JPEG2000", "AVIF"):
+        head = _head(opened)
+        if opened.format == "AVIF":
+            # In the decoder's configuration: the first bit is the tier, the second says 10 or 12 bits.
+            at = head.find(b"av1C")
+            return at >= 0 and bool(head[at + 6 : at + 7] and head[at + 6] & 0x40)
+        at = head.find(b"\xff\x4f\xff\x51")
+        count = int.from_bytes(head[at + 40 : at + 42], "big")
+        return at >= 0 and any((depth & 0x7F) + 1 > 8 for depth in head[at + 42 : at + 42 + 3 * count : 3])
+    # pillow-heif's.
+    depth = opened.info.get("bit_depth", 8)
+    return isinstance(depth, int) and depth > 8
+
+
+def _head(opened: PillowImage.Image) -> bytes:
+    file = getattr(opened, "fp", None)
+    if file is None:
+        return b""
+    place = file.tell()
+    file.seek(0)
+    head: bytes = file.read(_HEAD)
+    file.seek(place)
+    return head
+
+
+def _frames(opened: PillowImage.Image) -> int:
+    try:
+        return int(getattr(opened, "n_frames", 1)) if getattr(opened, "is_animated", False) else 1
+    except EOFError:
+        # Cut short behind the first.
+        return 1
+
+
+def _colour_space(opened: PillowImage.Image) -> str | None:
+    """The name of an embedded colour profile that is not sRGB; ``None`` where there is none."""
+    profile = opened.info.get("icc_profile")
+    if not profile:
+        return None
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip()
+    except (ImportError, OSError, TypeError, ValueError, ImageCms.PyCMSError):
+        name = "one that can't be read"
+    return None if "sRGB" in name else name or "one without a name"
 
 
 def read_grey(path: str | Path) -> npt.NDArray[np.uint8]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import struct
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image as PillowImage
+from PIL import ImageCms
 
 from robustkit import images
 from robustkit.images import ImageError, centre_crop, from_folder, photographs, read
@@ -155,7 +159,6 @@ def test_a_transparent_palette_or_colour_key_is_refused(tmp_path):
 
 def sixteen_bit_rgb(path):
     """A 1x1 PNG of 16-bit RGB, which Pillow would quietly read as 8-bit."""
-    import struct
     import zlib
 
     def chunk(kind, data):
@@ -176,6 +179,106 @@ def test_more_than_8_bits_is_refused_with_the_way_out(tmp_path):
     for name in ("rgb16.png", "grey16.png", "float.tif"):
         with pytest.raises(ImageError, match=f"{name} has more than 8 bits.*-depth 8"):
             read(tmp_path / name)
+
+
+def deep_files(folder):
+    """One file of each format that has more than 8 bits a sample and that Pillow reads as 8 without a word."""
+    wide = np.full((4, 4, 3), 0x1234, ">u2")
+    (folder / "a.ppm").write_bytes(b"P6 4 4 65535\n" + wide.tobytes())
+    (folder / "ten.ppm").write_bytes(b"P6 4 4 1023\n" + (wide % 1024).tobytes())
+    (folder / "text.ppm").write_bytes(b"P3 1 1 256 1 2 3\n")
+    (folder / "a.pgm").write_bytes(b"P5 4 4 65535\n" + wide[..., 0].tobytes())
+    sixteen_bit_rgb(folder / "a.png")
+    sgi = bytearray(512)
+    sgi[:12] = bytes([1, 218, 0, 2, 0, 3, 0, 4, 0, 4, 0, 3])
+    (folder / "a.sgi").write_bytes(bytes(sgi) + wide.tobytes())
+    tags = [(256, 4), (257, 4), (258, None), (259, 1), (262, 2), (273, 8), (277, 3), (278, 4), (279, 96)]
+    start = 8 + 96
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3, 3, start + 2 + 12 * len(tags) + 4)
+        if value is None
+        else struct.pack("<HHIHH", tag, 3, 1, value, 0)
+        for tag, value in tags
+    )
+    tiff = struct.pack("<2sHI", b"II", 42, start) + wide.astype("<u2").tobytes() + struct.pack("<H", len(tags))
+    (folder / "a.tif").write_bytes(tiff + entries + bytes(4) + struct.pack("<HHH", 16, 16, 16))
+    # Eight bits in truth: the one field that says so is another.
+    jp2 = saved(folder / "a.jp2").read_bytes()
+    at = jp2.index(b"\xff\x4f\xff\x51") + 42
+    (folder / "a.jp2").write_bytes(jp2[:at] + bytes([11, 1, 1]) * 3 + jp2[at + 9 :])
+    return sorted(folder.iterdir())
+
+
+def test_more_than_8_bits_of_every_format_is_refused(tmp_path):
+    files = deep_files(tmp_path)
+    assert len(files) == 8
+    for file in files:
+        with pytest.raises(ImageError, match=rf"{file.name} has more than 8 bits|{file.name} can't be read"):
+            read(file)
+        if file.suffix != ".jp2":
+            with pytest.raises(ImageError, match="has more than 8 bits"):
+                read(file)
+
+
+def test_more_than_8_bits_of_jpeg_2000_and_avif_are_seen_in_the_head(tmp_path):
+    deep_files(tmp_path)
+    with PillowImage.open(tmp_path / "a.jp2") as opened:
+        assert images._is_deep(opened)
+    for suffix in ("jp2", "j2k", "avif"):
+        with PillowImage.open(saved(tmp_path / f"shallow.{suffix}")) as opened:
+            assert not images._is_deep(opened)
+            assert np.array(opened).shape == PIXELS.shape
+    # Nothing here writes ten bits.
+    head = bytearray((tmp_path / "shallow.avif").read_bytes())
+    head[head.index(b"av1C") + 6] |= 0x40
+    assert images._is_deep(SimpleNamespace(format="AVIF", fp=io.BytesIO(head), tile=[], info={}))
+
+
+def test_few_grey_levels_are_not_many_bits(tmp_path):
+    (tmp_path / "a.ppm").write_bytes(b"P6 1 1 100\n" + bytes([0, 50, 100]))
+    assert read(tmp_path / "a.ppm").tolist() == [[[0, 128, 255]]]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
+def test_an_animation_is_used_by_its_first_frame_with_a_note(tmp_path, suffix):
+    first, second = (PillowImage.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second, first])
+    image, notes = noted(tmp_path / f"a.{suffix}")
+    assert image[0, 0, 0] > 200
+    assert image[0, 0, 2] < 50
+    assert f"{tmp_path / f'a.{suffix}'}: the first of 3 frames or pages is used" in notes
+
+
+def test_a_colour_profile_is_noted_unless_it_is_srgb(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert noted(saved(tmp_path / "a.png", icc_profile=srgb))[1] == []
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for suffix in ("png", "jpg", "webp", "tif"):
+        _, notes = noted(saved(tmp_path / f"b.{suffix}", icc_profile=lab))
+        assert len(notes) == 1
+        assert "its colour profile (Lab" in notes[0]
+    _, notes = noted(saved(tmp_path / "c.png", icc_profile=b"no profile"))
+    assert "(one that can't be read)" in notes[0]
+
+
+def test_a_folder_says_what_it_used_and_what_not(tmp_path):
+    for name in ("a.png", "a.bmp", "a.PNG", "b.gif", "c.tga", "d.jp2", "e.avif", "f.qoi"):
+        saved(tmp_path / name)
+    saved(tmp_path / "g.PGM", mode="L")
+    saved(tmp_path / "h.pgm", mode="L")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    for name in ("1.txt", "2.txt", "3.eps", "4"):
+        (tmp_path / name).write_text("x")
+    notes = []
+    found = from_folder(tmp_path, note=notes.append)
+    assert list(found) == ["a.PNG", "a.bmp", "a.png", "b.gif", "c.tga", "d.jp2", "e.avif", "f.qoi", "g.PGM", "h.pgm"]
+    assert notes == [
+        f"10 images in {tmp_path}; left aside: files that don't end as an image that Pillow reads here "
+        "(1.txt, 2.txt, 3.eps and 1 more), broken links (gone.png), folders (more)",
+        "palette image converted to RGB: b.gif",
+        "grey image converted to RGB: g.PGM, h.pgm",
+    ]
 
 
 def test_cmyk_is_refused_with_the_way_out(tmp_path):

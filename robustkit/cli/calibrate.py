@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -53,7 +54,9 @@ def command(prior: str, images: Path | None, crop: int, out: Path | None, device
     from robustkit.priors.latent import LatentPrior
 
     try:
-        pictures = photographs(crop) if images is None else from_folder(images, crop=crop)
+        pictures = (
+            photographs(crop) if images is None else from_folder(images, crop=crop, note=partial(click.echo, err=True))
+        )
         with progress(f"loading {prior}"):
             loaded = load_prior(prior, device=device, dtype=dtype)
         if not isinstance(loaded, LatentPrior):

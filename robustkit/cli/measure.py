@@ -110,7 +110,7 @@ def command(
     spec = shared.spec_of(codec, settings)
     try:
         given = list(dict.fromkeys(channels.parse(text) for text in texts))
-        images = photographs(crop or 256) if folder is None else from_folder(folder, crop=crop)
+        images = photographs(crop or 256) if folder is None else from_folder(folder, crop=crop, note=_note)
         if metric is not None:
             _ = METRICS[metric]
     except (ChannelError, ImageError, UnknownMetric) as error:

@@ -46,7 +46,8 @@ class Evidence:
         """Keep a trial's stream."""
         clean = self.subject.clean[trial.image]
         stream = trial.pattern.apply(clean.bitstream)
-        return self._keep(clean, trial.pattern, stream, trial.outcome, trial.message, f"{trial.channel}-{trial.number}")
+        name = f"{trial.image}-{trial.channel}-{trial.number}"
+        return self._keep(clean, trial.pattern, stream, trial.outcome, trial.message, name)
 
     def clean(self, clean: Clean, pattern: ErrorPattern | None = None) -> str:
         """Keep a clean stream, or the one that ``pattern`` makes of it."""

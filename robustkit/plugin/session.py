@@ -70,6 +70,7 @@ class Run:
         self._trials, self._crop = self.options.trials, self.options.crop
         self._ready: dict[str, Subject] = {}
         self._images: dict[str, Image] | None = None
+        self._image_notes: list[str] = []
         self._last_progress = time.monotonic()
         if self.options.updating and on_xdist(config):
             raise pytest.UsageError(f"{PREFIX}golden-update writes files that the workers of -n share: leave -n out")
@@ -92,7 +93,9 @@ class Run:
 
             try:
                 if self.options.images is not None:
-                    self._images = images.from_folder(self.options.images, crop=self._crop)
+                    self._images = images.from_folder(
+                        self.options.images, crop=self._crop, note=self._image_notes.append
+                    )
                 else:
                     self._images = images.photographs(self._crop if self._crop is not None else 256)
             except (images.ImageError, OSError) as error:
@@ -214,6 +217,7 @@ class Run:
             f" ({trials} trials an image, {self.effort.examples} examples);"
             f" seed {self.seed} (search), 0 (trials); promises: {promises}"
         ]
+        lines += [f"images: {said}" for said in self._image_notes]
         if self.no_device:
             lines.append(f"robustkit: {self.no_device}")
         for spec in self.specs:

@@ -132,6 +132,7 @@ def test_another_metric_and_images_of_ones_own(codec):
     for name, side in (("one", 40), ("other", 48)):
         pixels = np.kron(rng.integers(0, 256, (side // 4, side // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
         PillowImage.fromarray(pixels).save(codec / "images" / f"{name}.png")
+    (codec / "images" / "notes.txt").touch()
     small = ("--images", "images", "--trials", "30", "--workers", "1")
     done = measure("--metric", "ssim", "--out", "p.toml", small=small)
     profile = pasted(done.stdout)
@@ -140,6 +141,10 @@ def test_another_metric_and_images_of_ones_own(codec):
     assert 'metric="ssim"' in done.stdout
     assert "clean ssim 1 at " in done.stdout
     assert "2 images, 30 trials of each" in done.stdout
+    assert (
+        "2 images in images; left aside: files that don't end as an image that Pillow reads here (notes.txt)"
+        in done.stderr
+    )
     # Another crop has other pixels: none of the trials is taken for it.
     done = measure("--metric", "ssim", "--out", "p.toml", "--crop", "24", small=small)
     assert (

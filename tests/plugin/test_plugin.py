@@ -251,6 +251,30 @@ def test_images_of_ones_own(suite):
     assert "ramp.png" in text(result)
 
 
+def test_images_of_ones_own_are_counted_and_differ_by_their_ending(suite):
+    from PIL import Image
+
+    folder = suite.path / "photos"
+    folder.mkdir()
+    for name in ("ramp.png", "ramp.BMP", "ramp.ppm"):
+        Image.linear_gradient("L").convert("RGB").save(folder / name)
+    Image.linear_gradient("L").save(folder / "grey.pgm")
+    (folder / "more").mkdir()
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "notes.txt").touch()
+    result = suite(
+        "--codec", "lossy", "--robustkit-images", "photos", "--robustkit-trials", "10", "-k", "quality_degrades"
+    )
+    shown = text(result)
+    assert (
+        f"images: 4 images in {folder}; left aside: broken links (gone.png), folders (more), "
+        "files that don't end as an image that Pillow reads here (notes.txt)"
+    ) in shown.replace("\n", "")
+    assert "images: grey image converted to RGB: grey.pgm" in shown
+    kept = {file.name for file in (suite.path / "robustkit-report" / "replay" / "lossy").glob("*.replay.json")}
+    assert any(any(f"-{name}-" in file for name in ("ramp.png", "ramp.BMP", "ramp.ppm", "grey.pgm")) for file in kept)
+
+
 def test_the_suite_runs_under_xdist(suite):
     result = suite("--codec", "plain,lossy", "-n", "2", "--junitxml=junit.xml")
     assert result.ret == 1
