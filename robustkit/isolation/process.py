@@ -18,6 +18,7 @@ from typing import Any
 
 import robustkit
 from robustkit.codec import Image
+from robustkit.codecs.programs import TIME_LIMIT
 from robustkit.errors import RobustkitError
 from robustkit.isolation import wire
 from robustkit.isolation.child import LOST_CONNECTION
@@ -85,6 +86,7 @@ class Worker:
             )
         self._limits = limits
         self._environment = {**_ALLOCATOR, **_PATIENCE, **os.environ, **(environment or {}), INSIDE: "1"}
+        self._environment[TIME_LIMIT] = repr(limits.seconds)
         self._order = _order(spec, limits.memory)
         self._name = spec.name
         self._python = spec.python
