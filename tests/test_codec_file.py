@@ -217,7 +217,7 @@ def test_a_program_ends_with_its_worker(described, image, tmp_path):
     ) as workers:
         stream = workers.encode(image)
         assert workers.decode(b"hang" + stream[4:]).outcome is Outcome.HUNG
-    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    processes = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"{tmp_path}/decoder.py" not in processes
 
 
