@@ -247,7 +247,7 @@ class CommandLine(Codec):
             return DecoderFailed(Outcome.EXHAUSTED, f"{program}: {said}")
         if fatal:
             below = "" if status < 0 else f" below it (status {status})"
-            return DecoderFailed(Outcome.CRASHED, f"{program}: {_signal(fatal)}{below} {said}".rstrip())
+            return DecoderFailed(Outcome.CRASHED, f"{program}: {signal_name(fatal)}{below} {said}".rstrip())
         if program == "timeout" and status == _TIMEOUT and not self._listed(status):
             return DecoderFailed(Outcome.HUNG, f"{' '.join(command[:2])} ended it {said}".rstrip())
         if _cries(ended):
@@ -398,7 +398,8 @@ def _filled(word: str, values: Mapping[str, str]) -> str:
     return word
 
 
-def _signal(number: int) -> str:
+def signal_name(number: int) -> str:
+    """A signal as the kernel's headers call it."""
     try:
         return signal.Signals(number).name
     except ValueError:
