@@ -44,6 +44,7 @@ class Commands:
             refusal of an exception that nobody caught, of a sanitizer's report, or of a signal that a shell reports.
         image_statuses: exit statuses of ``decode`` whose image counts, as that of 0 always does: it came with a
             warning. One of them that is in ``refused`` too refuses where there is no image.
+        reduce_depth: take an image of 16 bits a sample, and leave its lower bits; otherwise it is misshapen.
         layout: name of a registered codec whose layout names the fields of these streams, so that damage can be aimed
             at headers; none where it is empty.
         version: program and arguments that print the version, for reports.
@@ -62,6 +63,7 @@ class Commands:
     memory: int = 0
     refused: tuple[int, ...] | str = (1,)
     image_statuses: tuple[int, ...] = ()
+    reduce_depth: bool = False
     layout: str = ""
     version: tuple[str, ...] = ()
     install: str = ""
@@ -152,6 +154,10 @@ def _commands(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         read["quality"] = data["quality"]
         if not isinstance(read["quality"], int | float | str):
             raise CodecFileError(f"quality = {read['quality']!r}: give a number or a string")
+    if "reduce_depth" in data:
+        read["reduce_depth"] = data["reduce_depth"]
+        if not isinstance(read["reduce_depth"], bool):
+            raise CodecFileError(f"reduce_depth = {read['reduce_depth']!r}: give true or false")
     if "seconds" in data:
         read["seconds"] = data["seconds"]
         if not isinstance(read["seconds"], int | float) or not read["seconds"] > 0:

@@ -160,6 +160,7 @@ def test_what_a_program_does_is_the_outcome(described, image, tmp_path, order, o
     [
         (b"warn", "", Outcome.RAISED, "status 2, which is no refusal: premature end"),
         (b"warn", "image_statuses = [0, 2]", None, ""),
+        (b"deep", "reduce_depth = true", None, ""),
         (b"lies", "image_statuses = [2]", Outcome.MISSHAPEN, "ended with 2 and left no image.ppm"),
         (b"lies", "image_statuses = [2]\nrefused = [2]", Outcome.REFUSED, "status 2"),
         (b"lies", "image_statuses = [2]\nrefused = 'any'", Outcome.REFUSED, "status 2"),
@@ -177,7 +178,9 @@ def test_exit_statuses_are_what_the_file_says(described, image, tmp_path, order,
         stream = workers.encode(image)
         decoded = workers.decode(order + stream[4:], shape=image.shape[:2])
         assert (decoded.outcome, words in decoded.message) == (outcome, True), decoded.message
-        if outcome is None:
+        if order == b"deep":
+            assert decoded.image.shape == image.shape
+        elif outcome is None:
             assert np.array_equal(decoded.image, image)
             (said,) = decoded.warnings
             assert "left an image and ended with status 2: premature end of data" in said
@@ -269,6 +272,7 @@ def test_missing_programs_are_named(described):
         ("@\nmemory = '5 potatoes'", "memory = '5 potatoes': write a size like 4GiB, 800MiB"),
         ("@\nmemory = '99999999999GiB'", "is more than any memory"),
         ("@\nrefused = [0]", "refused = [0]: give a list of exit statuses, 1 to 255, or 'any'"),
+        ("@\nreduce_depth = 8", "reduce_depth = 8: give true or false"),
         ("@\nrefused = 'all'", "refused = 'all': give a list of exit statuses, 1 to 255, or 'any'"),
         ("@\nimage_statuses = [256]", "image_statuses = [256]: give a list of exit statuses, 0 to 255"),
         ("@\npython = 'no/such/python'", "is no program"),

@@ -23,6 +23,8 @@ _BURST = 32
 #: Bursts and cuts, each for so many flips.
 _FEWER = 4
 _WIDEST = 100
+#: The folder of one run, which differs from run to run.
+_PLACE = re.compile(r"\S*/robustkit-\w+/work/")
 
 
 @click.command(
@@ -139,6 +141,7 @@ def _end(tried: Tried) -> str:
 def _said(rows: list[Tried]) -> str:
     """The first line that most of the programs began with, numbers aside."""
     lines = [next((line.strip() for line in t.ended.head.splitlines() if line.strip()), "") for t in rows]
+    lines = [_PLACE.sub("", line) for line in lines]
     alike: dict[str, list[str]] = collections.defaultdict(list)
     for line in lines:
         alike[re.sub(r"\d+", "0", line)].append(line)

@@ -180,7 +180,8 @@ class CommandLine(Codec):
             if failure is not None and not always:
                 return failure, ended
             try:
-                return _image(made, _PILLOW_FORMATS[self.commands.decoded]), ended
+                kind = _PILLOW_FORMATS[self.commands.decoded]
+                return _image(made, kind, reduce_depth=self.commands.reduce_depth), ended
             except DecoderFailed as error:
                 if failure is not None:
                     return failure, ended
@@ -332,7 +333,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _image(path: Path, kind: str) -> Image:
+def _image(path: Path, kind: str, *, reduce_depth: bool) -> Image:
     """The image that a program wrote.
 
     Raises:
@@ -343,7 +344,7 @@ def _image(path: Path, kind: str) -> Image:
         with PillowImage.open(io.BytesIO(data), formats=[kind]) as opened:
             if opened.mode not in ("RGB", "RGBA", "L", "P"):
                 raise DecoderFailed(Outcome.MISSHAPEN, f"wrote a {opened.mode} image: 8-bit RGB is wanted")
-            if _is_deep(opened):
+            if not reduce_depth and _is_deep(opened):
                 raise DecoderFailed(Outcome.MISSHAPEN, "wrote an image of 16 bits a sample: 8-bit RGB is wanted")
             return np.array(opened.convert("RGB"), dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
