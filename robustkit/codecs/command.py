@@ -18,9 +18,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image as PillowImage
 
-from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
+from robustkit.codec import TIME_LIMIT, Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.codec_file import Commands, is_script
-from robustkit.codecs.programs import TIME_LIMIT, Ended, ProgramError, Programs
+from robustkit.codecs.programs import Ended, ProgramError, Programs
 from robustkit.outcome import Outcome
 from robustkit.pixels import check_image
 from robustkit.profile import Profile

@@ -21,9 +21,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-#: In a worker's environment: the seconds after which its parent gives up an encode or decode.
-TIME_LIMIT = "ROBUSTKIT_TIME_LIMIT"
-
 #: What is kept of a program's output, in bytes: of its beginning and of its end.
 _HEAD, _TAIL = 2000, 1 << 15
 #: How long the keeper tries to end what a program left, in seconds. A process that the kernel holds can't be ended.

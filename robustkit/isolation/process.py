@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import robustkit
-from robustkit.codec import Image
-from robustkit.codecs.programs import TIME_LIMIT
+from robustkit.codec import TIME_LIMIT, Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import wire
 from robustkit.isolation.child import LOST_CONNECTION
