@@ -15,6 +15,9 @@ from robustkit.profile import Profile
 
 __all__ = ["Codec", "DecodeError", "DecoderFailed", "EncodeError", "Image", "Layout", "Region", "adapt"]
 
+#: In a worker's environment: the seconds after which its parent gives up an encode or decode.
+TIME_LIMIT = "ROBUSTKIT_TIME_LIMIT"
+
 
 class DecodeError(RobustkitError, ValueError):
     """A codec refuses a bitstream: the one exception that :meth:`Codec.decode` may raise."""

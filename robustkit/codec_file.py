@@ -15,6 +15,8 @@ from robustkit.errors import RobustkitError
 from robustkit.profile import Profile, ProfileError
 from robustkit.spelling import SpellingError, size
 
+#: Endings of the scripts that an interpreter is given.
+SCRIPTS = (".py", ".sh", ".pl", ".rb", ".js", ".mjs", ".lua", ".jar", ".R", ".jl", ".php")
 #: Types of image that a command may read or write.
 IMAGE_TYPES = (".png", ".ppm", ".bmp", ".tif")
 
@@ -38,7 +40,11 @@ class Commands:
         quality: what ``{quality}`` stands for.
         seconds: longest that either may run.
         memory: largest address space of either, in bytes; 0 for no limit.
-        refused: exit statuses that refuse a stream or an image. Any other than 0 is a failure.
+        refused: exit statuses that refuse a stream or an image; "any" for all that leave no image. Neither makes a
+            refusal of an exception that nobody caught, of a sanitizer's report, or of a signal that a shell reports.
+        image_statuses: exit statuses of ``decode`` whose image counts, as that of 0 always does: it came with a
+            warning. One of them that is in ``refused`` too refuses where there is no image.
+        reduce_depth: take an image of 16 bits a sample, and leave its lower bits; otherwise it is misshapen.
         layout: name of a registered codec whose layout names the fields of these streams, so that damage can be aimed
             at headers; none where it is empty.
         version: program and arguments that print the version, for reports.
@@ -55,7 +61,9 @@ class Commands:
     quality: float | str = ""
     seconds: float = 20.0
     memory: int = 0
-    refused: tuple[int, ...] = (1,)
+    refused: tuple[int, ...] | str = (1,)
+    image_statuses: tuple[int, ...] = ()
+    reduce_depth: bool = False
     layout: str = ""
     version: tuple[str, ...] = ()
     install: str = ""
@@ -116,10 +124,10 @@ def _checked(data: dict[str, Any], folder: Path) -> CodecFile:
         if not isinstance(settings, dict):
             raise CodecFileError("settings is a table: [settings]")
         return CodecFile(codec=codec, settings=settings, python=python)
-    return CodecFile(commands=_commands(data), profile=profile, python=python)
+    return CodecFile(commands=_commands(data, folder), profile=profile, python=python)
 
 
-def _commands(data: dict[str, Any]) -> dict[str, Any]:
+def _commands(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     known = [f.name for f in fields(Commands)]
     for key in data:
         if key not in known:
@@ -132,7 +140,7 @@ def _commands(data: dict[str, Any]) -> dict[str, Any]:
     }
     for key in ("encode", "decode", "version"):
         if key in data:
-            read[key] = _command(key, data[key])
+            read[key] = [_placed(w, folder, i == 0) for i, w in enumerate(_command(key, data[key]))]
     for key in ("image", "decoded"):
         if key in data:
             read[key] = _text(key, data[key])
@@ -146,6 +154,10 @@ def _commands(data: dict[str, Any]) -> dict[str, Any]:
         read["quality"] = data["quality"]
         if not isinstance(read["quality"], int | float | str):
             raise CodecFileError(f"quality = {read['quality']!r}: give a number or a string")
+    if "reduce_depth" in data:
+        read["reduce_depth"] = data["reduce_depth"]
+        if not isinstance(read["reduce_depth"], bool):
+            raise CodecFileError(f"reduce_depth = {read['reduce_depth']!r}: give true or false")
     if "seconds" in data:
         read["seconds"] = data["seconds"]
         if not isinstance(read["seconds"], int | float) or not read["seconds"] > 0:
@@ -156,11 +168,39 @@ def _commands(data: dict[str, Any]) -> dict[str, Any]:
         except SpellingError as error:
             raise CodecFileError(f"memory = {error}") from error
     if "refused" in data:
-        statuses = data["refused"]
-        if not isinstance(statuses, list) or not all(type(s) is int and 1 <= s <= 255 for s in statuses):
-            raise CodecFileError(f"refused = {statuses!r}: give a list of exit statuses, 1 to 255")
-        read["refused"] = statuses
+        read["refused"] = data["refused"]
+        if read["refused"] != "any":
+            _statuses("refused", data["refused"], 1, ", or 'any'")
+    if "image_statuses" in data:
+        read["image_statuses"] = data["image_statuses"]
+        _statuses("image_statuses", data["image_statuses"], 0)
     return read
+
+
+def is_script(word: str) -> bool:
+    """Whether a word of a command line names a script for an interpreter: ``enc.py`` of ``python3 enc.py``."""
+    return word.endswith(SCRIPTS) and not word.startswith("-") and not re.search(r"[\s{}=]", os.path.basename(word))
+
+
+def _placed(word: str, folder: Path, program: bool) -> str:
+    """A relative path as one that holds in any folder: beside the codec's file, or else in the working directory.
+
+    Programs run in a folder of their own. A word is a path if it is a program with a slash or a script; or if it has a
+    slash and something is there.
+    """
+    if os.path.isabs(word) or word.startswith("-") or (not program and "{" in word):
+        return word
+    there = [place for place in (folder / word, Path.cwd() / word) if os.path.lexists(place)]
+    if "/" in word:
+        path = bool(there) or program or word.startswith(("./", "../")) or is_script(word)
+    else:
+        path = not program and is_script(word)
+    return os.path.normpath(there[0] if there else folder / word) if path else word
+
+
+def _statuses(key: str, value: object, least: int, more: str = "") -> None:
+    if not isinstance(value, list) or not all(type(s) is int and least <= s <= 255 for s in value):
+        raise CodecFileError(f"{key} = {value!r}: give a list of exit statuses, {least} to 255{more}")
 
 
 def _text(key: str, value: object) -> str:

@@ -23,8 +23,8 @@ if len(image) < 100:
     sys.exit("too small")
 open(sys.argv[2], "wb").write(b"fine" + image)
 """
-DECODER = """
-import os, signal, sys, time
+DECODER = r"""
+import os, shutil, signal, sys, time
 stream = open(sys.argv[1], "rb").read()
 order, image = stream[:4], stream[4:]
 if order == b"deny":
@@ -45,6 +45,35 @@ if order == b"huge":
         file.truncate(1 << 40)
 if order == b"none":
     sys.exit(0)
+if order == b"oops":
+    image[1 << 40]
+if order == b"lack":
+    raise MemoryError
+if order == b"asan":
+    print("=" * 65 + "\n==4711==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x1", file=sys.stderr)
+    sys.exit(1)
+if order == b"deep":
+    head = b"P6\n20 12\n65535\n"
+    image = head + bytes(20 * 12 * 6)
+if order in (b"fifo", b"sock", b"fold", b"devi", b"gone"):
+    {
+        b"fifo": lambda: os.mkfifo(sys.argv[2]),
+        b"sock": lambda: __import__("socket").socket(1).bind(os.path.basename(sys.argv[2])),
+        b"fold": lambda: os.makedirs(sys.argv[2] + "/full/of/folders"),
+        b"devi": lambda: os.symlink("/dev/zero", sys.argv[2]),
+        b"gone": lambda: shutil.rmtree(os.path.dirname(os.path.dirname(sys.argv[2]))),
+    }[order]()
+    sys.exit(0)
+if order == b"long":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    with open(sys.argv[2], "wb") as file:
+        file.truncate(1 << 40)
+if order == b"warn":
+    print("premature end of data")
+    open(sys.argv[2], "wb").write(image)
+    sys.exit(2)
+if order == b"lies":
+    sys.exit(2)
 open(sys.argv[2], "wb").write(image)
 """
 
@@ -100,8 +129,18 @@ def test_the_encoder_may_refuse_an_image(described):
         (b"segv", Outcome.CRASHED, "SIGSEGV"),
         (b"hang", Outcome.HUNG, "more than 1 s"),
         (b"eats", Outcome.EXHAUSTED, "of 200"),
-        (b"huge", Outcome.REFUSED, "File too large"),
-        (b"none", Outcome.MISSHAPEN, "left no image"),
+        (b"huge", Outcome.EXHAUSTED, "more than 256 MiB"),
+        (b"long", Outcome.EXHAUSTED, "more than 256 MiB"),
+        (b"oops", Outcome.RAISED, "status 1, by an exception: Traceback"),
+        (b"lack", Outcome.EXHAUSTED, "MemoryError"),
+        (b"asan", Outcome.CRASHED, "AddressSanitizer: heap-buffer-overflow"),
+        (b"deep", Outcome.MISSHAPEN, "16 bits a sample"),
+        (b"fifo", Outcome.MISSHAPEN, "left a pipe where image.ppm belongs"),
+        (b"sock", Outcome.MISSHAPEN, "left a socket where image.ppm belongs"),
+        (b"fold", Outcome.MISSHAPEN, "left a folder where image.ppm belongs"),
+        (b"devi", Outcome.MISSHAPEN, "left a device where image.ppm belongs"),
+        (b"gone", Outcome.MISSHAPEN, "left no image.ppm"),
+        (b"none", Outcome.MISSHAPEN, "left no image.ppm"),
     ],
 )
 def test_what_a_program_does_is_the_outcome(described, image, tmp_path, order, outcome, words):
@@ -114,6 +153,57 @@ def test_what_a_program_does_is_the_outcome(described, image, tmp_path, order, o
         # The worker lives on: the program was a process of its own.
         assert workers.pids == before
         assert np.array_equal(workers.decode(stream).image, image)
+
+
+@pytest.mark.parametrize(
+    ("order", "more", "outcome", "words"),
+    [
+        (b"warn", "", Outcome.RAISED, "status 2, which is no refusal: premature end"),
+        (b"warn", "image_statuses = [0, 2]", None, ""),
+        (b"deep", "reduce_depth = true", None, ""),
+        (b"lies", "image_statuses = [2]", Outcome.MISSHAPEN, "ended with 2 and left no image.ppm"),
+        (b"lies", "image_statuses = [2]\nrefused = [2]", Outcome.REFUSED, "status 2"),
+        (b"lies", "image_statuses = [2]\nrefused = 'any'", Outcome.REFUSED, "status 2"),
+        (b"warn", "image_statuses = [2]\nrefused = 'any'", None, ""),
+        (b"warn", "refused = 'any'", Outcome.REFUSED, "premature end"),
+        (b"odd ", "refused = 'any'", Outcome.REFUSED, "status 3"),
+        (b"deny", "refused = []", Outcome.RAISED, "status 1, which is no refusal"),
+        (b"oops", "refused = 'any'", Outcome.RAISED, "by an exception"),
+        (b"oops", "image_statuses = [1]", Outcome.RAISED, "by an exception"),
+        (b"segv", "refused = 'any'", Outcome.CRASHED, "SIGSEGV"),
+    ],
+)
+def test_exit_statuses_are_what_the_file_says(described, image, tmp_path, order, more, outcome, words):
+    with CodecWorkers(registry.get(described(more)).spec(), directory=tmp_path / "streams") as workers:
+        stream = workers.encode(image)
+        decoded = workers.decode(order + stream[4:], shape=image.shape[:2])
+        assert (decoded.outcome, words in decoded.message) == (outcome, True), decoded.message
+        if order == b"deep":
+            assert decoded.image.shape == image.shape
+        elif outcome is None:
+            assert np.array_equal(decoded.image, image)
+            (said,) = decoded.warnings
+            assert "left an image and ended with status 2: premature end of data" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "outcome", "words"),
+    [
+        (139, "refused = 'any'", Outcome.CRASHED, "SIGSEGV below it (status 139)"),
+        (139, "refused = [139]", Outcome.REFUSED, "status 139"),
+        (134, "", Outcome.CRASHED, "SIGABRT"),
+        (130, "refused = 'any'", Outcome.REFUSED, ""),
+    ],
+)
+def test_a_shell_s_report_of_a_signal_is_a_crash(tmp_path, image, status, more, outcome, words):
+    path = tmp_path / "codec.toml"
+    path.write_text(
+        f'name = "x"\nencode = ["cp", "{{input}}", "{{output}}"]\n'
+        f'decode = ["sh", "-c", "exit {status}", "{{input}}", "{{output}}"]\n{more}'
+    )
+    with CodecWorkers(registry.get(str(path)).spec(), directory=tmp_path / "streams") as workers:
+        decoded = workers.decode(workers.encode(image))
+    assert (decoded.outcome, words in decoded.message) == (outcome, True), decoded.message
 
 
 def test_a_size_that_is_not_the_images_is_misshapen(described, image, tmp_path):
@@ -130,7 +220,7 @@ def test_a_program_ends_with_its_worker(described, image, tmp_path):
     ) as workers:
         stream = workers.encode(image)
         assert workers.decode(b"hang" + stream[4:]).outcome is Outcome.HUNG
-    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    processes = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"{tmp_path}/decoder.py" not in processes
 
 
@@ -181,7 +271,10 @@ def test_missing_programs_are_named(described):
         ("@\nseconds = 0", "seconds = 0: give a positive number"),
         ("@\nmemory = '5 potatoes'", "memory = '5 potatoes': write a size like 4GiB, 800MiB"),
         ("@\nmemory = '99999999999GiB'", "is more than any memory"),
-        ("@\nrefused = [0]", "give a list of exit statuses, 1 to 255"),
+        ("@\nrefused = [0]", "refused = [0]: give a list of exit statuses, 1 to 255, or 'any'"),
+        ("@\nreduce_depth = 8", "reduce_depth = 8: give true or false"),
+        ("@\nrefused = 'all'", "refused = 'all': give a list of exit statuses, 1 to 255, or 'any'"),
+        ("@\nimage_statuses = [256]", "image_statuses = [256]: give a list of exit statuses, 0 to 255"),
         ("@\npython = 'no/such/python'", "is no program"),
         ("@\n[profile]\nbpp = 'x'", "bpp = 'x' is not a number"),
         ("codec = 'jpeg'\nname = 'x'", "unknown key 'name' beside codec"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import robustkit
-from robustkit.codec import Image
+from robustkit.codec import TIME_LIMIT, Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import wire
 from robustkit.isolation.child import LOST_CONNECTION
@@ -86,6 +86,7 @@ class Worker:
             )
         self._limits = limits
         self._environment = {**_ALLOCATOR, **_PATIENCE, **clean(os.environ), **(environment or {}), INSIDE: "1"}
+        self._environment[TIME_LIMIT] = repr(limits.seconds)
         self._order = _order(spec, limits.memory)
         self._name = spec.name
         self._python = spec.python

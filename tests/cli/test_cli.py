@@ -10,7 +10,9 @@ import pytest
 from command_line import cli
 
 
-@pytest.mark.parametrize("command", ["codecs", "encode", "decode", "corrupt", "measure", "replay", "calibrate-prior"])
+@pytest.mark.parametrize(
+    "command", ["codecs", "encode", "decode", "corrupt", "measure", "replay", "statuses", "calibrate-prior"]
+)
 def test_help_teaches_by_example(command):
     text = cli(command, "--help").stdout
     assert re.search(rf"Examples:\n +robustkit {command}\b", text)
