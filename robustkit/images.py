@@ -28,6 +28,8 @@ PHOTOGRAPHS = {
     "motorcycle": "motorcycle_left.png",
     "rocket": "rocket.jpg",
 }
+#: A larger image is not decoded: 64 megapixels, which take a fifth of a gigabyte as RGB.
+MOST_PIXELS = 1 << 26
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
 
@@ -105,14 +107,23 @@ def read(path: str | Path, *, data: bytes | None = None, note: Callable[[str], N
     """
     try:
         with PillowImage.open(path if data is None else io.BytesIO(data)) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ImageError(
+                    f"{path} has {opened.width}x{opened.height} pixels and at most {MOST_PIXELS} are read: cut a part "
+                    "out of it first, e.g. magick IN -gravity center -crop 4096x4096+0+0 OUT.png"
+                )
             deep = any(";16" in str(tile.args) for tile in getattr(opened, "tile", []))
             oriented = ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+            turned = oriented.size != opened.size or opened.getexif().get(0x0112, 1) != 1
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever the parts of a damaged file lead to
         # What Pillow says then names no more than the file, or the bytes' place in memory.
         why = "Pillow knows no such image format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        why = why or type(error).__name__
         raise ImageError(f"{path} can't be read as an image: {why}") from error
     tell = note or (lambda _: None)
-    if oriented.size != opened.size or opened.getexif().get(0x0112, 1) != 1:
+    if turned:
         tell(f"{path}: turned upright as its Exif orientation says")
     mode = oriented.mode
     if deep or mode.startswith(("I", "F")):

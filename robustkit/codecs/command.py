@@ -154,7 +154,9 @@ class CommandLine(Codec):
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # with its worker, whoever ends that
         resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
         if self.commands.memory:
-            resource.setrlimit(resource.RLIMIT_AS, (self.commands.memory, self.commands.memory))
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            memory = self.commands.memory if hard == resource.RLIM_INFINITY else min(self.commands.memory, hard)
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
     def describe(self) -> Mapping[str, str]:
         """The command lines, and what the programs say of their versions."""
