@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -13,12 +14,14 @@ from typing import Any
 
 from robustkit.errors import RobustkitError
 from robustkit.profile import Profile, ProfileError
-from robustkit.spelling import SpellingError, size
+from robustkit.spelling import SpellingError, check_nesting, size
 
 #: Endings of the scripts that an interpreter is given.
 SCRIPTS = (".py", ".sh", ".pl", ".rb", ".js", ".mjs", ".lua", ".jar", ".R", ".jl", ".php")
 #: Types of image that a command may read or write.
 IMAGE_TYPES = (".png", ".ppm", ".bmp", ".tif")
+#: No limit in seconds is longer: a year, which a clock can add.
+LONGEST = 366 * 24 * 3600
 
 
 class CodecFileError(RobustkitError, ValueError):
@@ -96,7 +99,12 @@ def read(path: str | os.PathLike[str]) -> CodecFile:
     """
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        check_nesting(data)
+        # Python reads a long number in hexadecimal, but can't write it: no message could show it.
+        repr(data)
+    except RecursionError as error:
+        raise CodecFileError(f"{path}: nested too deeply") from error
+    except (OSError, ValueError) as error:
         raise CodecFileError(f"{path}: {error}") from error
     try:
         return _checked(data, Path(path).absolute().parent)
@@ -160,8 +168,11 @@ def _commands(data: dict[str, Any], folder: Path) -> dict[str, Any]:
             raise CodecFileError(f"reduce_depth = {read['reduce_depth']!r}: give true or false")
     if "seconds" in data:
         read["seconds"] = data["seconds"]
-        if not isinstance(read["seconds"], int | float) or not read["seconds"] > 0:
+        if not isinstance(read["seconds"], int | float) or not 0 < read["seconds"] < math.inf:
             raise CodecFileError(f"seconds = {read['seconds']!r}: give a positive number")
+        read["seconds"] = min(read["seconds"], LONGEST)
+    if "layout" in read and ".toml" in read["layout"]:
+        raise CodecFileError(f"layout = {read['layout']!r}: give a registered codec, not a file")
     if "memory" in data:
         try:
             read["memory"] = size(_text("memory", data["memory"]))
@@ -204,8 +215,8 @@ def _statuses(key: str, value: object, least: int, more: str = "") -> None:
 
 
 def _text(key: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise CodecFileError(f"{key} = {value!r}: give a string")
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise CodecFileError(f"{key} = {value!r}: give a string" + " without a null character" * ("\0" in str(value)))
     return value
 
 
@@ -222,6 +233,8 @@ def _command(key: str, value: object) -> list[str]:
         raise CodecFileError(f"{key} = {value!r}: give a command line, as a string or a list of strings")
     if not words:
         raise CodecFileError(f"{key} is empty: give a command line")
+    if any("\0" in word for word in words):
+        raise CodecFileError(f"{key} = {value!r}: a null character can't be in a command line")
     for place in () if key == "version" else ("{input}", "{output}"):
         if not any(place in word for word in words):
             raise CodecFileError(f"{key} = {value!r} has no {place}")

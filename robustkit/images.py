@@ -35,6 +35,8 @@ _UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 #: How far into a file its head reaches, at most.
 _HEAD = 1 << 20
 _SHOWN = 3
+#: A larger image is not decoded: 64 megapixels, which take a fifth of a gigabyte as RGB.
+MOST_PIXELS = 1 << 26
 
 
 class ImageError(RobustkitError, ValueError):
@@ -161,18 +163,27 @@ def read(path: str | Path, *, data: bytes | None = None, note: Callable[[str], N
     """
     try:
         with PillowImage.open(path if data is None else io.BytesIO(data)) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ImageError(
+                    f"{path} has {opened.width}x{opened.height} pixels and at most {MOST_PIXELS} are read: cut a part "
+                    "out of it first, e.g. magick IN -gravity center -crop 4096x4096+0+0 OUT.png"
+                )
             deep, frames, space = _is_deep(opened), _frames(opened), _colour_space(opened)
             oriented = ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+            turned = oriented.size != opened.size or opened.getexif().get(0x0112, 1) != 1
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever the parts of a damaged file lead to
         # What Pillow says then names no more than the file, or the bytes' place in memory.
         why = "Pillow knows no such image format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        why = why or type(error).__name__
         raise ImageError(f"{path} can't be read as an image: {why}") from error
     tell = note or (lambda _: None)
     if frames > 1:
         tell(f"{path}: the first of {frames} frames or pages is used")
     if space is not None:
         tell(f"{path}: its colour profile ({space}) was left off, the samples are taken for sRGB")
-    if oriented.size != opened.size or opened.getexif().get(0x0112, 1) != 1:
+    if turned:
         tell(f"{path}: turned upright as its Exif orientation says")
     mode = oriented.mode
     if deep or mode.startswith(("I", "F")):

@@ -22,7 +22,9 @@ from robustkit.spelling import nearest
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
-_PROTECTED = re.compile(r"(?P<codec>.+)\+rs\((?P<n>\d+), ?(?P<k>\d+)\)(?:\+interleave\((?P<interleave>\d+)\))?")
+_PROTECTED = re.compile(
+    r"(?P<codec>.+)\+rs\((?P<n>\d{1,9}), ?(?P<k>\d{1,9})\)(?:\+interleave\((?P<interleave>\d{1,9})\))?"
+)
 CodecClass = TypeVar("CodecClass", bound=type[Any])
 
 
@@ -286,7 +288,7 @@ class Registry:
             target = Target("robustkit.codecs.command", "CommandLine")
             settings = {"commands": described.commands, "profile": described.profile}
             return Entry(path, target, path, settings, described.python)
-        if described.codec.endswith(".toml"):
+        if ".toml" in described.codec:
             raise UnknownCodec(f"{path}: codec = {described.codec!r}: give a registered codec, not another file")
         try:
             inner = self.get(described.codec)

@@ -8,6 +8,7 @@ a value or a :class:`SpellingError`.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from robustkit.errors import RobustkitError
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMG])i?B?|B)?", re.IGNORECASE)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+#: How deep tables and lists may lie in one another, in what somebody hands in.
+_DEEPEST = 64
 #: Of a size as text; no size that a machine can have is longer.
 _LONGEST_SIZE = 64
 
@@ -45,6 +48,31 @@ def toml_value(text: str) -> Any:
         raise SpellingError(f"{_shown(text)}: a number has too many digits") from error
     # A line break could begin another key.
     return found["value"] if len(found) == 1 else text
+
+
+def json_value(text: str) -> Any:
+    """The value of JSON whose numbers are finite and whose strings can be written as UTF-8.
+
+    Raises:
+        SpellingError: it is no such JSON, nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        found = json.loads(text)
+        check_nesting(found)
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError as error:
+        raise SpellingError("nested too deeply") from error
+    except ValueError as error:
+        raise SpellingError(str(error)) from error
+    return found
+
+
+def check_nesting(value: Any, most: int = _DEEPEST) -> None:
+    """Raise SpellingError where tables and lists lie in one another deeper than any message could show."""
+    if most < 0:
+        raise SpellingError("nested too deeply")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        check_nesting(item, most - 1)
 
 
 def size(text: str) -> int:

@@ -1,5 +1,7 @@
 """Codecs in TOML files: two command lines, or a registered codec with settings; and workers of another interpreter."""
 
+import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from robustkit import CodecUnavailable, DecodeError, EncodeError, Outcome, UnknownCodec, load_codec, registry
 from robustkit.codec_file import CodecFileError, read
@@ -281,6 +285,16 @@ def test_missing_programs_are_named(described):
         ("codec = 'jpeg'\n[profile]\nbpp = 1\nquality = 2", "--profile FILE"),
         ("codec = 'jepg'", "no codec named 'jepg': did you mean jpeg"),
         ("codec = 'other.toml'", "give a registered codec"),
+        ("codec = 'codec.toml+rs(255,223)'", "give a registered codec"),
+        ("@\nlayout = 'codec.toml'", "layout = 'codec.toml': give a registered codec"),
+        ("@\nlayout = 'codec.toml+rs(255,223)'", "give a registered codec"),
+        ("@\npython = 'a\\u0000b'".replace("'", '"'), "without a null character"),
+        ("@\nversion = 'a\\u0000b'".replace("'", '"'), "a null character can't be in a command line"),
+        ("@\nseconds = inf", "seconds = inf: give a positive number"),
+        ("x = " + "[" * 2000, "nested too deeply"),
+        ("x = " + "[" * 200 + "]" * 200, "nested too deeply"),
+        ("x = " + "9" * 5000, "digits"),
+        ("x = 0x" + "f" * 5000, "digits"),
     ],
 )
 def test_a_bad_file_says_what_is_wrong(tmp_path, text, message):
@@ -290,6 +304,34 @@ def test_a_bad_file_says_what_is_wrong(tmp_path, text, message):
         registry.get(str(path))
     assert str(path) in str(raised.value.args[0])
     assert message in str(raised.value.args[0])
+
+
+KEYS = (
+    *("name", "encode", "decode", "family", "image", "stream", "decoded", "quality", "seconds", "memory", "refused"),
+    *("layout", "version", "install", "python", "profile", "codec", "settings", "other"),
+)
+toml_words = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=6).map(json.dumps),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(["true", "[1]", "{}", "[{}]", "1979-05-27", '"a {input} {output}"', '"9007199254740993GiB"']),
+    st.sampled_from(["9" * 400, "[" * 300, '"\\u0000"', '"codec.toml"', "{promises = [{}]}", "{bpp = 1, quality = 2}"]),
+)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.dictionaries(st.sampled_from(KEYS), toml_words, max_size=6),
+    whole=st.booleans(),
+    tail=st.text(st.characters(codec="utf-8"), max_size=5),
+)
+def test_any_text_is_a_codec_or_a_reason(tmp_path, rows, whole, tail):
+    path = tmp_path / "codec.toml"
+    if whole:
+        rows = {"name": '"x"', "encode": '"a {input} {output}"', "decode": '"b {input} {output}"', **rows}
+    path.write_text("\n".join(f"{key} = {value}" for key, value in rows.items()) + f"\n{tail}", encoding="utf-8")
+    with contextlib.suppress(UnknownCodec):
+        assert registry.get(str(path)).name == str(path)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import struct
@@ -11,6 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import skimage.data
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from PIL import ImageCms
 
@@ -100,6 +103,47 @@ def test_a_truncated_file_is_refused(tmp_path):
     path = saved(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ImageError, match="truncated"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("RGB", "png"), ("P", "png"), ("RGB", "tif"), ("RGB", "jpg"), ("L", "ppm")]
+)
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused(mode, suffix, data):
+    out = io.BytesIO()
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    name = {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
+    PillowImage.fromarray(PIXELS).convert(mode).save(out, name, **({} if suffix == "ppm" else {"exif": exif}))
+    damaged = bytearray(out.getvalue())
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(damaged) - 1), st.integers(0, 255)), min_size=1, max_size=6)
+    ):
+        damaged[place] = value
+    kept = data.draw(st.integers(0, len(damaged)) | st.just(len(damaged)))
+    with contextlib.suppress(ImageError):
+        assert read(f"damaged.{suffix}", data=bytes(damaged[:kept])).dtype == np.uint8
+
+
+@pytest.mark.parametrize("wrong", [struct.error("x"), TypeError("x"), MemoryError(), OverflowError("x"), IndexError()])
+def test_whatever_pillow_raises_is_an_unreadable_image(tmp_path, monkeypatch, wrong):
+    def fails(*_):
+        raise wrong
+
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", fails)
+    with pytest.raises(ImageError, match=f"can't be read as an image: {str(wrong) or type(wrong).__name__}"):
+        read(saved(tmp_path / "a.png"))
+
+
+def test_more_pixels_than_are_read_are_not_decoded(tmp_path, monkeypatch):
+    path = saved(tmp_path / "large.png")
+    monkeypatch.setattr(images, "MOST_PIXELS", 48)
+    assert read(path).shape == (6, 8, 3)
+    monkeypatch.setattr(images, "MOST_PIXELS", 47)
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", lambda _: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match=r"8x6 pixels and at most 47 are read: .* magick IN"):
         read(path)
 
 

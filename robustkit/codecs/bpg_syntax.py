@@ -194,16 +194,14 @@ class Walk:
     def _units(self) -> bytes:
         start = self.fields.byte
         starts = [start] + [start + m.end() for m in re.finditer(b"\0\0\1", self.stream[start:])]
-        for at in starts:
+        for at, following in zip(starts, [*(s - 3 for s in starts[1:]), len(self.stream)], strict=True):
             self.fields.until(min(at, len(self.stream)), "start code", header=True)
             if at + 2 > len(self.stream):
                 continue
             kind = self.stream[at] >> 1 & 0x3F
             self.fields.field(f"NAL unit header, type {kind}", 16)
-            following = [s - 3 for s in starts if s > at]
-            stop = following[0] if following else len(self.stream)
             name = {PPS: "PPS"}.get(kind, "slice" if kind < 32 else "NAL unit")
-            self.fields.until(stop, name, header=name != "slice")
+            self.fields.until(following, name, header=name != "slice")
         return self.stream[start:]
 
 

@@ -23,6 +23,7 @@ from robustkit.judging.finding import ClaimError, check_claim
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.registry import CodecSpec, Target
+from robustkit.spelling import json_value
 
 VERSION = 1
 SUFFIX = ".replay.json"
@@ -134,8 +135,8 @@ def load_replay(path: str | Path) -> Replay:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = json_value(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ReplayError(f"{path} is no replay file: {error}") from error
     fields = _Fields(path, data)
     version = fields.take("version", int)
@@ -146,7 +147,7 @@ def load_replay(path: str | Path) -> Replay:
         raise ReplayError(f"{path}: stream = {name!r} must be the name of a file beside it")
     try:
         bitstream = path.with_name(name).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ReplayError(f"{path}: its stream is gone: {error}") from error
     target, limits = fields.table("target"), fields.table("limits")
     shape = fields.numbers("shape", optional=True)

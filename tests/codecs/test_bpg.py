@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from robustkit import CodecUnavailable, DecodeError, EncodeError, load_codec
-from robustkit.codecs.bpg_syntax import _ue7
+from robustkit.codecs.bpg_syntax import Walk, _ue7
 from robustkit.images import photographs
 
 
@@ -121,6 +122,15 @@ def test_a_damaged_field_is_refused(photograph, field, value, message):
     patched = bits & ~(((1 << length) - 1) << shift) | value << shift
     with pytest.raises(DecodeError, match=message):
         codec.decode(patched.to_bytes(len(stream), "big"))
+
+
+def test_start_codes_are_walked_once(photograph):
+    # Walked from each one on, they would take a quarter of an hour.
+    file = Walk(load_codec("bpg").encode(photograph)).file()
+    layout = load_codec("bpg").layout(replace(file, units=b"\2\1" + b"\0\0\1\2\1" * 100_000).pack())
+    names = [region.name for region in layout]
+    assert names.count("NAL unit header, type 1") == 100_001
+    assert names.count("start code") == 100_000
 
 
 def test_a_huge_size_is_refused_before_anything_is_allocated(photograph):

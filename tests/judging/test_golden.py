@@ -1,10 +1,13 @@
 """Golden files: recording, comparing, and every way in which they stop matching; through the suite and in Python."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from suites import make_suite
 
 from robustkit import ErrorPattern, Layout, Outcome, Region
@@ -83,8 +86,8 @@ def test_with_other_libraries_the_encoder_may_stray_with_other_settings_it_may_n
         return bytes(len(image.tobytes()))
 
     assert compare(path, encode=encode, facts={"libstore": "1.1", "settings": "a=1"}) == []
-    for settings in ("a=1", "a=2"):
-        found = compare(path, encode=encode, facts={"libstore": "1.0", "settings": settings})
+    for chosen in ("a=1", "a=2"):
+        found = compare(path, encode=encode, facts={"libstore": "1.0", "settings": chosen})
         assert [m.photograph for m in found] == ["cat", "dog"]
 
 
@@ -208,6 +211,9 @@ def test_recording_removes_its_own_old_files_and_no_others(folder):
         ("[]", "not a golden manifest of version 1"),
         ('{"version": 2}', "not a golden manifest of version 1"),
         ('{"version": 1}', "is damaged"),
+        ("[" * 3000, "can't be read"),
+        ('{"version": 1, "tolerance": 1e999}', "can't be read"),
+        ('{"version": 1, "codec": "\\ud800"}', "can't be read"),
     ],
 )
 def test_a_damaged_manifest_says_so(folder, text, message):
@@ -216,13 +222,56 @@ def test_a_damaged_manifest_says_so(folder, text, message):
         golden_files.read(folder)
 
 
-@pytest.mark.parametrize("name", ["../../secret.bin", "/etc/passwd", "a/b.bin", ".hidden", 7])
+@pytest.mark.parametrize("name", ["../../secret.bin", "/etc/passwd", "a/b.bin", ".hidden", 7, "", "a\0b"])
 def test_a_manifest_can_not_name_files_elsewhere(folder, name):
     data = json.loads((folder / golden_files.MANIFEST).read_text())
     data["photographs"][0]["bitstream"] = name
     (folder / golden_files.MANIFEST).write_text(json.dumps(data))
     with pytest.raises(GoldenError, match="plain file name"):
         golden_files.read(folder)
+
+
+@pytest.mark.parametrize("flips", [[10**30], [-1], ["x"], [None]])
+def test_a_manifest_can_not_flip_what_no_stream_has(folder, flips):
+    data = json.loads((folder / golden_files.MANIFEST).read_text())
+    data["photographs"][0]["reconstructions"][1]["flips"] = flips
+    (folder / golden_files.MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(GoldenError, match="is damaged"):
+        golden_files.read(folder)
+
+
+hostile = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(["\ud800", "\0", ".", "..", "x" * 5000, 10**30, -(10**400), float("inf")]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_hostile_manifest_is_refused_or_compared(folder, data):
+    path = folder / golden_files.MANIFEST
+    good = path.read_text()
+    table = json.loads(good)
+    inside = table
+    while True:
+        key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside))))
+        if not isinstance(inside[key], dict | list) or not inside[key] or data.draw(st.booleans()):
+            break
+        inside = inside[key]
+    inside[key] = data.draw(hostile)
+    try:
+        path.write_text(json.dumps(table))
+        with contextlib.suppress(GoldenError):
+            for mismatch in compare(folder):
+                mismatch.what.encode()
+    finally:
+        path.write_text(good)
 
 
 def test_a_codec_name_can_not_lead_out_of_the_golden_folder(tmp_path):

@@ -82,6 +82,9 @@ GONE = object()
         (("stream",), "", "a file beside it"),
         (("stream",), "a\0b", "a file beside it"),
         (("stream",), "gone.bin", "its stream is gone"),
+        (("stream",), "\ud800", "no replay file"),
+        (("message",), "\ud800", "no replay file"),
+        (("settings",), {"x": [float("inf")]}, "no replay file"),
         (("codec",), 3, "codec = 3 must be str"),
         (("settings",), [], "settings"),
         (("target", "module"), None, r"target\.module = None must be str"),
@@ -91,7 +94,8 @@ GONE = object()
         (("shape",), [4, 0], "height and width"),
         (("shape",), [4, 1.5], "shape must hold nothing but int"),
         (("limits", "seconds"), 0, "seconds"),
-        (("limits", "seconds"), float("nan"), "seconds"),
+        (("limits", "seconds"), float("nan"), "no replay file"),
+        (("limits", "seconds"), 10**400, "too large"),
         (("limits", "memory"), -1, "memory"),
         (("pattern", "flips"), [72], "outside a stream of 72 bits"),
         (("pattern", "flips"), [2**70], "replay"),
@@ -120,7 +124,9 @@ def test_what_is_wrong_in_a_replay_file_is_named(tmp_path, key, value, reason):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff\xfe", b"{" * 100_000, b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"null", b"\xff\xfe", b"{" * 100_000, b"[" * 100_000, b"[" * 300 + b"]" * 300, b"9" * 5000]
+)
 def test_what_is_no_replay_file_is_refused(tmp_path, data):
     path = tmp_path / "case.replay.json"
     path.write_bytes(data)
@@ -131,7 +137,12 @@ def test_what_is_no_replay_file_is_refused(tmp_path, data):
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(["\ud800", "\0", ".", "..", 10**30, -(10**400), float("inf")]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar
@@ -33,6 +33,17 @@ USUAL_BPP = 0.4
 #: Rates in bits per pixel between which a target PSNR is looked for, and how near to the least that reaches it.
 PSNR_RATES = (1 / 32, 8.0)
 PSNR_PRECISION = 1.03
+
+#: Work is counted in pixels times calls of the denoiser. A decoder does as much as this many calls take at 512x512,
+#: which is more than the usual settings need there, whatever arrived: a stream cut to nothing but its header decodes.
+#: Beyond that each byte that arrived pays for half a million. At the usual rate a stream takes a few thousand a
+#: byte, so large ones decode cut to a hundredth; 1000 steps of one atom of 2**13 (DDCM, at 512x512) take 160,000.
+FREE_WORK = 96 * 512 * 512
+WORK_OF_A_BYTE = 1 << 19
+#: A small image's call takes as long as one of so many pixels, and a large image's memory counts as so many calls.
+LEAST_PIXELS, LEAST_CALLS = 1 << 13, 32
+#: Calls of the final estimate.
+FINAL_CALLS = 4
 
 #: Where Linux tells the version of NVIDIA's driver.
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -157,8 +168,17 @@ class RCCCodec(Codec, Generic[P, Read]):
         """Why a stream that says ``header`` is not decoded, or ``None`` if it is."""
 
     @abstractmethod
-    def _fields(self, header: Header[P], payload: bytes) -> list[tuple[str, int]]:
-        """Names and bit counts of the payload's fields, in their order."""
+    def _calls(self, header: Header[P], payload: int) -> int:
+        """How often the denoiser is called on one image, up to the final estimate.
+
+        Args:
+            payload: bytes of the payload that arrived.
+        """
+
+    @abstractmethod
+    def _fields(self, header: Header[P], payload: bytes) -> Iterable[tuple[str, int]]:
+        """Names and bit counts of the payload's fields, in their order, those that did not arrive too: made as they are
+        asked for."""
 
     @abstractmethod
     def _write(self, header: Header[P], clean: Tensor) -> bytes:
@@ -224,21 +244,42 @@ class RCCCodec(Codec, Generic[P, Read]):
             raise DecodeError(f"{len(bitstream)} bytes, where the settings need {needed}")
         return header, payload
 
+    def _disproportion(self, header: Header[P], payload: int) -> str | None:
+        """Why a stream of which ``payload`` bytes arrived behind the header asks for too much work, or ``None``.
+
+        Of raw streams the caller's own settings say how much it is.
+        """
+        if self.container == "raw":
+            return None
+        calls = self._calls(header, payload) + FINAL_CALLS
+        multiple = self.prior.pixel_multiple
+        size = math.prod(-(-side // multiple) * multiple for side in (header.height, header.width))
+        if max(size, LEAST_PIXELS) * max(calls, LEAST_CALLS) <= FREE_WORK + WORK_OF_A_BYTE * payload:
+            return None
+        return (
+            f"{calls} calls of the denoiser at {header.height}x{header.width} are out of proportion to {payload} bytes"
+        )
+
+    def _check_encodable(self, header: Header[P]) -> None:
+        """Raise EncodeError where the whole stream would be refused."""
+        if problem := self._disproportion(header, header.payload):
+            raise EncodeError(f"{problem}: give a higher rate or fewer steps")
+
     def layout(self, bitstream: bytes) -> Layout:
         bits = 8 * len(bitstream)
         if self.published:
             whole = self.size is not None and len(bitstream) == self.published.length(*self.size)
-            fields = self.published.fields(*self.size) if self.size and whole else [("payload", bits)]
-            return _regions([(name, length, False) for name, length in fields], bits)
+            said = self.published.fields(*self.size) if self.size and whole else [("payload", bits)]
+            return _regions(((name, length, False) for name, length in said), bits)
         header = header_fields(next(iter(self.methods.values()))) if self.container == "framed" else ()
         try:
             parsed, payload = self._parse(bitstream)
             header = header and header_fields(type(parsed.method))
-            fields = self._fields(parsed, payload)
+            fields: Iterable[tuple[str, int]] = self._fields(parsed, payload)
         except DecodeError:
             fields = [("payload", bits)]
-        named = [(f"header {name}", length, True) for name, length in header]
-        return _regions(named + [(name, length, False) for name, length in fields], bits)
+        named = ((f"header {name}", length, True) for name, length in header)
+        return _regions(itertools.chain(named, ((name, length, False) for name, length in fields)), bits)
 
     # -- coding -------------------------------------------------------------------------------------------
 
@@ -258,6 +299,7 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     def _stream(self, image: Image, clean: Tensor, write: Write[P], bpp: float | None = None) -> bytes:
         header = self._header_for(image.shape[0], image.shape[1], bpp)
+        self._check_encodable(header)
         payload = write(header, clean)
         return payload if self.container == "raw" else replace(header, payload=len(payload)).pack() + payload
 
@@ -303,6 +345,8 @@ class RCCCodec(Codec, Generic[P, Read]):
         for place, bitstream in enumerate(bitstreams):
             try:
                 header, payload = self._parse(bitstream)
+                if problem := self._disproportion(header, len(payload)):
+                    raise DecodeError(problem)
                 groups.setdefault(header, []).append((place, self._read(header, payload)))
             except DecodeError as error:
                 decoded[place] = error
@@ -455,12 +499,16 @@ def part(shared: Integers, words: Words) -> tuple[Integers, Integers, Integers]:
     return first, shared[first], after
 
 
-def _regions(fields: list[tuple[str, int, bool]], bits: int) -> Layout:
-    """Fields by name, bit count and whether they are the header's, one after the other, as far as the stream goes."""
-    regions, start = [], 0
-    for name, length, header in fields:
+def _regions(fields: Iterable[tuple[str, int, bool]], bits: int) -> Layout:
+    """Fields by name, bit count and whether they are the header's, one after the other, as far as the stream goes.
+
+    No more of them are asked for: a header may promise millions.
+    """
+    regions, start, left = [], 0, iter(fields)
+    while start < bits and (field := next(left, None)):
+        name, length, header = field
         if length:
-            regions.append(Region(name, min(start, bits), min(start + length, bits), header))
+            regions.append(Region(name, start, min(start + length, bits), header))
         start += length
     return Layout(tuple(regions), bits)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Unpack
 
@@ -177,10 +177,13 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
             return "the header's settings contradict each other"
         return check_schedule(self.prior, SCHEDULES[header.schedule], method.steps)
 
-    def _fields(self, header: DDCMHeader, payload: bytes) -> list[tuple[str, int]]:
+    def _calls(self, header: DDCMHeader, payload: int) -> int:
+        return header.method.steps
+
+    def _fields(self, header: DDCMHeader, payload: bytes) -> Iterator[tuple[str, int]]:
         pursuit, steps = _pursuit(header), _coded(header)
-        named = [(f"step {step} {name}", bits) for step in range(steps) for name, bits in pursuit.fields()]
-        return [*named, ("padding", 8 * header.payload - steps * pursuit.bits)]
+        yield from ((f"step {step} {name}", bits) for step in range(steps) for name, bits in pursuit.fields())
+        yield "padding", 8 * header.payload - steps * pursuit.bits
 
     # -- coding -------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Unpack
 
@@ -184,14 +184,20 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
             return "the header's settings contradict each other"
         return None
 
-    def _fields(self, header: DiffCHeader, payload: bytes) -> list[tuple[str, int]]:
+    def _calls(self, header: DiffCHeader, payload: int) -> int:
+        return header.method.steps + header.method.closing
+
+    def _fields(self, header: DiffCHeader, payload: bytes) -> Iterator[tuple[str, int]]:
         coded, parity = 8 * _coded_bytes(header.method), 8 * _parity_bytes(header.method)
-        fields, left = [("octaves", coded), ("parity", parity)], 8 * len(payload) - coded - parity
+        yield "octaves", coded
+        yield "parity", parity
+        left = 8 * len(payload) - coded - parity
         for number, (_, octaves) in enumerate(self._octaves(header, payload)):
-            for chunk, bits in enumerate(octaves.tolist()):
-                fields.append((f"step {number} chunk {chunk}", bits))
+            for chunk in np.flatnonzero(octaves).tolist():
+                bits = int(octaves[chunk])
+                yield f"step {number} chunk {chunk}", bits
                 left -= bits
-        return [*fields, ("padding", max(0, left))]
+        yield "padding", max(0, left)
 
     def _octaves(self, header: DiffCHeader, payload: bytes) -> list[Step]:
         """The corrections and octaves of ``payload``, repaired; none if it ends before they do."""
@@ -234,7 +240,9 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
         octaves = octaves.ljust(_coded_bytes(method), b"\0")
         places = np.packbits(np.concatenate([write_places(indices) for _, indices in steps])).tobytes()
         payload = octaves + (protection.parity(octaves) if method.protected else b"") + places
-        return replace(header, method=method, payload=len(payload)).pack() + payload
+        header = replace(header, method=method, payload=len(payload))
+        self._check_encodable(header)
+        return header.pack() + payload
 
     def _steps(self, header: DiffCHeader, clean: Tensor) -> list[Step]:
         channel, climb = self._channel(header, clean[0].numel()), self._start(header)

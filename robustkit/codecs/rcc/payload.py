@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from robustkit.codec import DecodeError
@@ -34,21 +36,26 @@ class Payload:
         """Bytes of the payload."""
         return self._lead + self._parity + self._rest
 
-    def fields(self) -> list[tuple[str, int]]:
+    def fields(self) -> Iterator[tuple[str, int]]:
         """Names and bit counts of the payload's fields, in their order."""
+        return ((name, length) for name, length in self._parts() if length)
+
+    def _parts(self) -> Iterator[tuple[str, int]]:
         bits = self.protocol.bits
-        lead = [field for number in range(self.protected) for field in self._step_fields(number)]
-        rest = []
+        for number in range(self.protected):
+            yield from self._step_fields(number)
+        yield "padding of the protected steps", 8 * self._lead - self.protected * bits
+        yield "parity", 8 * self._parity
         for first in range(self.protected, self.steps, self._group):
             last = min(first + self._group, self.steps) - 1
-            interleaved = [(f"steps {first} to {last}, interleaved", (last + 1 - first) * bits)]
-            rest += interleaved if last > first else self._step_fields(first)
-        lead.append(("padding of the protected steps", 8 * self._lead - self.protected * bits))
-        rest.append(("padding", 8 * self._rest - (self.steps - self.protected) * bits))
-        return [(name, length) for name, length in (*lead, ("parity", 8 * self._parity), *rest) if length]
+            if last > first:
+                yield f"steps {first} to {last}, interleaved", (last + 1 - first) * bits
+            else:
+                yield from self._step_fields(first)
+        yield "padding", 8 * self._rest - (self.steps - self.protected) * bits
 
-    def _step_fields(self, number: int) -> list[tuple[str, int]]:
-        return [(f"step {number} {name}", length) for name, length in self.protocol.fields()]
+    def _step_fields(self, number: int) -> Iterator[tuple[str, int]]:
+        return ((f"step {number} {name}", length) for name, length in self.protocol.fields())
 
     def pack(self, steps: Bits) -> bytes:
         """The payload of ``(steps, bits)`` zeros and ones."""

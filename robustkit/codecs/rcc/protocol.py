@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import ClassVar, TypeVar
 
@@ -125,7 +126,7 @@ class BitProtocol(ABC):
         """
 
     @abstractmethod
-    def fields(self) -> list[tuple[str, int]]:
+    def fields(self) -> Iterator[tuple[str, int]]:
         """Names and bit counts of a step's parts, in their order."""
 
 
@@ -148,9 +149,9 @@ class IndependentIndices(BitProtocol):
         indices = words.astype(np.int64) @ (1 << np.arange(self.index_bits - 1, -1, -1, dtype=np.int64))
         return indices, _signs(bits[self.count * self.index_bits :])
 
-    def fields(self) -> list[tuple[str, int]]:
-        words = [(f"atom {atom} index", self.index_bits) for atom in range(self.count)]
-        return words + [(f"atom {atom} sign", 1) for atom in range(self.count)]
+    def fields(self) -> Iterator[tuple[str, int]]:
+        yield from ((f"atom {atom} index", self.index_bits) for atom in range(self.count))
+        yield from ((f"atom {atom} sign", 1) for atom in range(self.count))
 
 
 class HashOrderedIndices(IndependentIndices):
@@ -218,7 +219,7 @@ class JointRank(BitProtocol):
 
     def __init__(self, size: int, count: int) -> None:
         super().__init__(size, count)
-        self.subsets = int(gmpy2.comb(size, count))
+        self.subsets = _subsets(size, count)
         self.rank_bits = (self.subsets - 1).bit_length()
 
     @property
@@ -253,8 +254,15 @@ class JointRank(BitProtocol):
             raise DecodeError(f"a rank beyond the last of the C({self.size}, {self.count}) subsets")
         return self.unrank(rank), _signs(bits[self.rank_bits :])
 
-    def fields(self) -> list[tuple[str, int]]:
-        return [("subset rank", self.rank_bits)] + [(f"atom {atom} sign", 1) for atom in range(self.count)]
+    def fields(self) -> Iterator[tuple[str, int]]:
+        yield "subset rank", self.rank_bits
+        yield from ((f"atom {atom} sign", 1) for atom in range(self.count))
+
+
+@lru_cache(maxsize=16)
+def _subsets(size: int, count: int) -> int:
+    """C(K, M), which takes a tenth of a second where both are large."""
+    return int(gmpy2.comb(size, count))
 
 
 @lru_cache

@@ -143,11 +143,17 @@ class PSC(RCCCodec[PSCParameters, Integers]):
     def _most_rows(self, header: PSCHeader) -> int:
         return min(MOST_ROWS, math.prod(self._latent_shape(header)))
 
-    def _fields(self, header: PSCHeader, payload: bytes) -> list[tuple[str, int]]:
+    def _calls(self, header: PSCHeader, payload: int) -> int:
         method = header.method
-        fields = [(f"step {s} measurement {m}", method.bits) for s in range(method.steps) for m in range(method.rows)]
-        padding = 8 * header.payload - sum(length for _, length in fields)
-        return [*fields, ("padding", padding)] if padding else fields
+        # Without a measurement that arrived, a step has no samples of its own.
+        arrived = min(method.steps, -(-(8 * payload // method.bits) // method.rows))
+        return method.samples * (len(FIRST_LOG_SNRS) + arrived)
+
+    def _fields(self, header: PSCHeader, payload: bytes) -> Iterator[tuple[str, int]]:
+        method = header.method
+        for step in range(method.steps):
+            yield from ((f"step {step} measurement {row}", method.bits) for row in range(method.rows))
+        yield "padding", 8 * header.payload - method.steps * method.rows * method.bits
 
     # -- coding -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +56,10 @@ class Pursuit:
         """Bytes that ``steps`` steps take: one after another, then zeros up to a whole byte."""
         return -(-steps * self.bits // 8)
 
-    def fields(self) -> list[tuple[str, int]]:
+    def fields(self) -> Iterator[tuple[str, int]]:
         """Names and bit counts of a step's parts, in their order."""
-        words = [(f"atom {atom} index", self.index_bits) for atom in range(self.count)]
-        return words + [(f"atom {atom} coefficient", self.coefficient_bits) for atom in range(1, self.count)]
+        yield from ((f"atom {atom} index", self.index_bits) for atom in range(self.count))
+        yield from ((f"atom {atom} coefficient", self.coefficient_bits) for atom in range(1, self.count))
 
     def write(self, words: Integers) -> bytes:
         """Indices and coefficients, int64 ``(steps, 2 M - 1)``, to a payload."""

@@ -300,7 +300,7 @@ class PublishedTurboDDCM(Published):
         return steps - 1 - closing
 
     def step_fields(self) -> list[tuple[str, int]]:
-        return self.protocol.fields()
+        return list(self.protocol.fields())
 
     def _first_noise(self, shape: tuple[int, ...]) -> Tensor:
         return self._normal(*shape, seed=self.seed).unsqueeze(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Unpack
 
@@ -217,7 +217,10 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
             return "the header's settings contradict each other"
         return _check_codebook(header) or check_schedule(self.prior, SCHEDULES[header.schedule], method.steps)
 
-    def _fields(self, header: TurboHeader, payload: bytes) -> list[tuple[str, int]]:
+    def _calls(self, header: TurboHeader, payload: int) -> int:
+        return header.method.steps
+
+    def _fields(self, header: TurboHeader, payload: bytes) -> Iterator[tuple[str, int]]:
         return _payload(header).fields()
 
     # -- coding -------------------------------------------------------------------------------------------

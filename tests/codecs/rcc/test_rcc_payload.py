@@ -87,7 +87,7 @@ def test_the_protected_steps_come_back_and_the_others_do_not() -> None:
 
 def test_fields_name_protected_steps_parity_and_padding() -> None:
     payload = Payload(JointRank(16, 2), steps=3, protected=1)
-    assert payload.fields() == [
+    assert list(payload.fields()) == [
         ("step 0 subset rank", 7),
         ("step 0 atom 0 sign", 1),
         ("step 0 atom 1 sign", 1),
