@@ -96,7 +96,9 @@ def test_nothing_of_a_hanging_program_lives_on(tmp_path, scratch, mark, decode):
 @needs_proc
 def test_what_a_program_leaves_is_ended_and_told(tmp_path, mark):
     # Out of its group before the program ends, or it would be ended with the group, and leave nothing.
-    away = f'setsid sh -c "touch {mark}.up; exec {mark} 1000" </dev/null & while [ ! -e {mark}.up ]; do sleep 0.01; done'
+    away = (
+        f'setsid sh -c "touch {mark}.up; exec {mark} 1000" </dev/null & while [ ! -e {mark}.up ]; do sleep 0.01; done'
+    )
     path = codec(tmp_path, f'{away}; cp "$1" "$2"')
     with CodecWorkers(registry.get(path).spec(), directory=tmp_path / "streams") as workers:
         decoded = workers.decode(workers.encode(IMAGE))
