@@ -5,8 +5,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import robustkit.conformance
+from robustkit.judging.finding import CLAIMS
 
 CONFORMANCE = Path(robustkit.conformance.__file__).parent
+
+#: How many claims the suite has.
+TOTAL = len(CLAIMS)
 
 #: A codec of block means with a header that has a check sum, and one flaw in each of its subclasses.
 CODECS = dedent(

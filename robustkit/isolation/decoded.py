@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from robustkit.codec import Image
-from robustkit.outcome import Outcome
+from robustkit.outcome import Failure, Outcome
+
+#: An exception as a worker tells of it: type, text, and the place where it was raised.
+_RAISED = re.compile(r"([\w.]+).*?( \([^()]+:\d+ in [^()]+\))?$")
+_BY_MESSAGE = frozenset({Outcome.CRASHED, Outcome.MISSHAPEN, Outcome.RAISED})
+_LONGEST_DETAIL = 120
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,19 @@ class Decoded:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     stream: Path | None = None
+
+    @property
+    def failure(self) -> Failure | None:
+        """Which kind of failure this is; ``None`` for an image and for a refusal."""
+        if self.outcome is None or not self.outcome.failure:
+            return None
+        line = self.message.strip().partition("\n")[0]
+        if self.outcome is Outcome.RAISED and (found := _RAISED.match(line)):
+            return Failure(self.outcome, f"{found[1]}{found[2] or ''}"[:_LONGEST_DETAIL])
+        if self.outcome in _BY_MESSAGE:
+            # What varies with the stream, sizes and addresses, makes no other defect.
+            return Failure(self.outcome, re.sub(r"0x[0-9a-f]+|\d+", "N", line)[:_LONGEST_DETAIL])
+        return Failure(self.outcome)
 
     def judged(self, clean: Image | str | None) -> Outcome:
         """The outcome: the one place that tells intact from degraded.

@@ -78,14 +78,14 @@ def search(subject: Subject, damage: Callable[[Layout], SearchStrategy[ErrorPatt
     def example(case: tuple[str, ErrorPattern]) -> Counterexample:
         clean = subject.small[case[0]]
         stream = case[1].apply(clean.bitstream)
-        return Counterexample(clean, case[1], stream, subject.workers.decode(stream, shape=clean.shape))
+        return Counterexample(clean, case[1], stream, subject.decode(stream, shape=clean.shape))
 
     return _find(subject, cases, example)
 
 
 def search_garbage(subject: Subject, garbage: SearchStrategy[bytes]) -> SearchResult:
     """Look for bytes, no stream of anybody's, that break decoding."""
-    return _find(subject, garbage, lambda b: Counterexample(None, None, b, subject.workers.decode(b)))
+    return _find(subject, garbage, lambda b: Counterexample(None, None, b, subject.decode(b)))
 
 
 def _find(subject: Subject, strategy: SearchStrategy[Any], example: Callable[[Any], Counterexample]) -> SearchResult:

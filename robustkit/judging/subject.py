@@ -347,6 +347,10 @@ class Subject:
             decoded.message,
         )
 
+    def decode(self, stream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
+        """Decode one stream of a search."""
+        return self.workers.decode(stream, shape=shape)
+
     def decode_all(self, damaged: Sequence[tuple[Clean, ErrorPattern]]) -> list[Decoded]:
         """Decode damaged streams in batches of one shape; a stream that arrived unharmed is the clean one."""
         results: list[Decoded | None] = [clean.decoded if pattern.harmless else None for clean, pattern in damaged]

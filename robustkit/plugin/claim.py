@@ -14,7 +14,7 @@ from robustkit.judging.finding import Finding, Verdict
 from robustkit.judging.search import Counterexample, SearchResult
 from robustkit.judging.subject import Subject, slug
 from robustkit.judging.trial import Clean, Trial
-from robustkit.outcome import Outcome
+from robustkit.outcome import Failure, Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.plugin.options import PREFIX
 from robustkit.statistics import trials_to_prove
@@ -84,10 +84,14 @@ class Claim:
         last: str | None = None,
         verdict: Verdict = Verdict.BROKEN,
         numbers: Mapping[str, float] | None = None,
+        failure: Failure | None = None,
+        stream: bytes = b"",
     ) -> None:
         """The claim does not hold at this severity.
 
         Args:
+            failure: of the decoder, where that is what broke it.
+            stream: that it failed on.
             why: lines that explain.
             last: the command that shows it again; it ends the message.
             measured, declared, severity, verdict, numbers: as :meth:`note` takes them.

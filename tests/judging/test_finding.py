@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from suites import TOTAL
 
 from robustkit import Outcome
 from robustkit.conformance import test_clean, test_degradation, test_golden, test_survival
@@ -74,7 +75,7 @@ def test_known_defects_are_outcomes_that_fail_or_claims():
     check_known_defects("mine", {"crashed": "x", "hung": "x", "decode.survives.bursts": "x", "own.mine": "x"})
     for key, says in [
         ("crash", "did you mean crashed"),
-        ("refused", "outcomes that fail: misshapen, raised, crashed, hung, exhausted"),
+        ("refused", "outcomes that fail: unstable, misshapen, raised, crashed, hung, exhausted"),
         ("nonsense", "no claim has the id 'nonsense'"),
         ("decode survives bursts", "its id is 'decode.survives.bursts'"),
     ]:
@@ -105,7 +106,7 @@ KEPT, BROKEN, UNPROVED, BLOCKED, SKIPPED, KNOWN, ERROR, NOTED = (
 @pytest.mark.parametrize(
     ("verdicts", "more", "text", "good"),
     [
-        ([KEPT] * 20, {}, "x: conforms: 20 of 20 claims hold", True),
+        ([KEPT] * TOTAL, {}, f"x: conforms: {TOTAL} of {TOTAL} claims hold", True),
         ([KEPT, NOTED, SKIPPED], {}, "x: conforms: 2 of 3 claims hold (1 not checked)", True),
         ([KEPT, KEPT], {"left_out": True}, "x: 2 of 2 claims hold; others were left out", True),
         ([KEPT, BROKEN], {}, "x: does not conform: 1 of 2 claims broken", False),
@@ -152,4 +153,4 @@ def test_conforms_is_said_only_of_claims_that_all_hold(verdicts, loosened, troub
 
 
 def test_each_failing_outcome_is_a_failure_and_a_refusal_is_none():
-    assert [o.value for o in Outcome if o.failure] == ["misshapen", "raised", "crashed", "hung", "exhausted"]
+    assert [o.value for o in Outcome if o.failure] == ["unstable", "misshapen", "raised", "crashed", "hung", "exhausted"]

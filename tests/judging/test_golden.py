@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from suites import make_suite
+from suites import TOTAL, make_suite
 
 from robustkit import ErrorPattern, Layout, Outcome, Region
 from robustkit.isolation import Decoded
@@ -323,26 +323,26 @@ def output(result):
 def test_updating_fails_once_then_passes_and_sees_a_change_in_the_decoder(suite):
     options = ("--codec", "plain", "--robustkit-golden-dir", "mine")
     skipped = suite("--codec", "plain", "-rs")
-    skipped.assert_outcomes(skipped=2, deselected=18)
+    skipped.assert_outcomes(skipped=2, deselected=TOTAL - 2)
     recording = "pytest conformance --codec plain -k golden --robustkit-golden-update --robustkit-golden-dir DIR"
     assert recording in output(skipped)
 
     first = suite(*options, "--robustkit-golden-update")
-    first.assert_outcomes(failed=1, passed=1, deselected=18)
+    first.assert_outcomes(failed=1, passed=1, deselected=TOTAL - 2)
     assert "golden rewritten in mine/plain/cpu: review and run again" in output(first)
-    suite(*options).assert_outcomes(passed=2, deselected=18)
+    suite(*options).assert_outcomes(passed=2, deselected=TOTAL - 2)
 
     stray = suite.path / "mine" / "plain" / "cpu" / "stray.png"
     stray.write_bytes(b"")
     orphan = suite(*options)
-    orphan.assert_outcomes(passed=1, failed=1, deselected=18)
+    orphan.assert_outcomes(passed=1, failed=1, deselected=TOTAL - 2)
     assert "mine/plain/cpu/stray.png" in output(orphan)
     stray.unlink()
 
     conftest = suite.path / "conftest.py"
     conftest.write_text(conftest.read_text().replace("repeat(4, axis=1)", "repeat(4, axis=1) ^ np.uint8(4)", 1))
     changed = suite(*options)
-    changed.assert_outcomes(passed=1, failed=1, deselected=18)
+    changed.assert_outcomes(passed=1, failed=1, deselected=TOTAL - 2)
     text = output(changed)
     assert "astronaut.clean.png differs by up to 4 grey levels" in text
     assert "robustkit-report/golden/plain/cpu/astronaut.clean.difference.png" in text
@@ -355,7 +355,7 @@ def test_updating_fails_once_then_passes_and_sees_a_change_in_the_decoder(suite)
 
 def test_a_missing_golden_of_a_codec_that_must_have_one_fails(suite):
     missing = suite("--codec", "jpeg", "--robustkit-crop=256", "--robustkit-golden-dir", "mine")
-    missing.assert_outcomes(failed=2, deselected=18)
+    missing.assert_outcomes(failed=2, deselected=TOTAL - 2)
     assert "missing golden: mine/jpeg/cpu is not there" in output(missing)
     assert "record it: pytest conformance --codec jpeg -k golden --robustkit-golden-update" in output(missing)
 
@@ -365,7 +365,7 @@ def test_a_codec_of_somebody_elses_is_not_compared_with_the_shipped_files_of_its
     conftest = (suite.path / "conftest.py").read_text().split("class Blurry")[0].replace('"plain"', '"jpeg"')
     (suite.path / "theirs.py").write_text(conftest)
     skipped = suite("--codec", "theirs:Plain", "-rs")
-    skipped.assert_outcomes(skipped=2, deselected=18)
+    skipped.assert_outcomes(skipped=2, deselected=TOTAL - 2)
     assert "no golden reconstructions of jpeg" in output(skipped)
     updated = suite("--codec", "theirs:Plain", "--robustkit-golden-update")
     assert "say where its golden files live: --robustkit-golden-dir DIR" in output(updated)
@@ -388,5 +388,5 @@ def test_other_settings_are_not_compared(suite):
         repository,
     )
     result = suite("--codec", "jpeg", *options, "-rs")
-    result.assert_outcomes(skipped=2, deselected=18)
+    result.assert_outcomes(skipped=2, deselected=TOTAL - 2)
     assert "the golden reconstructions are of the default settings" in output(result)

@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from suites import CODECS, make_suite
+from suites import CODECS, TOTAL, make_suite
 
 from robustkit.plugin.options import OPTIONS
 
@@ -123,7 +123,7 @@ def test_a_codec_that_cannot_run_here_says_what_to_install(suite):
 
 def test_a_hook_in_a_conftest_registers_codecs(suite):
     result = suite("--codec", "plain", *ONE)
-    result.assert_outcomes(passed=1, deselected=19)
+    result.assert_outcomes(passed=1, deselected=TOTAL - 1)
 
 
 def test_a_decorator_and_a_dotted_path_name_codecs(suite):
@@ -177,7 +177,7 @@ def test_the_header_names_what_a_verdict_depends_on(suite):
 )
 def test_effort_follows_the_options(suite, args, effort):
     result = suite("--codec", "plain", *args, *ONE)
-    result.assert_outcomes(passed=1, deselected=19)
+    result.assert_outcomes(passed=1, deselected=TOTAL - 1)
     assert effort in text(result)
 
 
@@ -198,7 +198,7 @@ def test_the_hypothesis_profiles_of_the_users_own_tests_stay(pytester):
 def test_max_examples_and_the_seed_rule_the_search(suite):
     def streams(*args):
         result = suite("--codec", "plain", "-k", "bit_flips", "--junitxml=junit.xml", *args)
-        result.assert_outcomes(passed=1, deselected=19)
+        result.assert_outcomes(passed=1, deselected=TOTAL - 1)
         found = ElementTree.parse(suite.path / "junit.xml").findall(".//property[@name='robustkit']")
         return [p.attrib["value"] for p in found]
 
@@ -228,14 +228,14 @@ def test_a_tightened_profile_is_judged_by_and_certifies(suite):
     )
     (suite.path / "tight.toml").write_text(f"bpp = 1.6\nquality = 15.0\nrefused = 0.5\n{promises}")
     result = suite("--codec", "plain", "--robustkit-profile", "tight.toml", "-k", "thresholds or clean_round")
-    result.assert_outcomes(passed=1, failed=1, deselected=18)
+    result.assert_outcomes(passed=1, failed=1, deselected=TOTAL - 2)
     assert "NON-CERTIFYING" not in text(result)
     assert "at most 0.01" in text(result)
 
 
 def test_too_few_trials_prove_nothing(suite):
     result = suite("--codec", "plain", "--robustkit-trials=2", "-k", "thresholds")
-    result.assert_outcomes(failed=1, deselected=19)
+    result.assert_outcomes(failed=1, deselected=TOTAL - 1)
     assert "too few trials to tell: run with --robustkit-trials 10" in text(result)
     assert "unproved" in text(result)
 
@@ -247,7 +247,7 @@ def test_images_of_ones_own(suite):
     folder.mkdir()
     Image.linear_gradient("L").convert("RGB").save(folder / "ramp.png")
     result = suite("--codec", "plain", "--robustkit-images", "photos", "-k", "clean_round")
-    result.assert_outcomes(passed=1, deselected=19)
+    result.assert_outcomes(passed=1, deselected=TOTAL - 1)
     assert "ramp.png" in text(result)
 
 
@@ -279,7 +279,10 @@ def test_the_suite_runs_under_xdist(suite):
     result = suite("--codec", "plain,lossy", "-n", "2", "--junitxml=junit.xml")
     assert result.ret == 1
     result.stdout.fnmatch_lines(
-        ["plain: conforms: 18 of 20 claims hold (2 not checked)", "lossy: does not conform: 1 of 20 claims broken*"]
+        [
+            f"plain: conforms: {TOTAL - 2} of {TOTAL} claims hold (2 not checked)",
+            f"lossy: does not conform: 1 of {TOTAL} claims broken*",
+        ]
     )
     assert "robustkit replay " in text(result)
     cases = ElementTree.parse(suite.path / "junit.xml").findall(".//testcase")
@@ -305,7 +308,7 @@ def test_a_check_of_the_users_own_is_a_claim(suite):
         "def test_forgets_to_measure(sound_codec, claim):\n    pass\n"
     )
     result = suite("test_mine.py", "--codec", "plain", "-k", "two or forgets")
-    result.assert_outcomes(passed=1, failed=1, deselected=20)
+    result.assert_outcomes(passed=1, failed=1, deselected=TOTAL)
     result.stdout.fnmatch_lines(["two is enough *2 *at most 2 *kept*"])
     assert "the check measured nothing" in text(result)
 
@@ -314,7 +317,7 @@ def test_without_a_gpu_everything_is_skipped_with_the_command_for_one(suite):
     result = suite("--codec", "robust-turbo-ddcm", "--robustkit-device", "cuda", "-rs")
     if "no CUDA device here" not in text(result):
         pytest.skip("there is a CUDA device here")
-    result.assert_outcomes(skipped=20)
+    result.assert_outcomes(skipped=TOTAL)
     assert (
         "pytest conformance --codec robust-turbo-ddcm -k golden --robustkit-golden-update --robustkit-device cuda"
         in text(result)
