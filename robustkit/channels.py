@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from robustkit.errors import RobustkitError
-from robustkit.layout import Layout
+from robustkit.layout import Layout, Part
 from robustkit.patterns import ErrorPattern
 from robustkit.spelling import nearest
 
 Positions = npt.NDArray[np.int64]
 
 #: The part of a stream that a channel may be limited to.
-Part = Literal["header", "payload"]
+Region = Literal["header", "payload"]
 
 
 class ChannelError(RobustkitError, ValueError):
@@ -121,7 +121,7 @@ class BSC(Channel):
     kind = "bsc"
     graded_by = "ber"
     ber: float
-    region: Part | None = field(default=None, kw_only=True)
+    region: Region | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _real(self, "ber", 0, 1)
@@ -135,16 +135,18 @@ class BSC(Channel):
 
 @dataclass(frozen=True)
 class GilbertElliott(Channel):
-    """Bursts by a two-state Markov chain: error-free in the good state, noisy in the bad one.
+    """Bursts by a two-state Markov chain: few errors or none in the good state, many in the bad one.
 
     Gilbert, "Capacity of a burst-noise channel", BSTJ 1960; Elliott, BSTJ 1963. The chain starts in
     its stationary distribution, so that every bit flips with probability ``ber``.
 
     Attributes:
-        ber: mean bit error rate, 0 to below ``bad``; the share of bits in the bad state is ``ber / bad``.
+        ber: mean bit error rate, from ``good`` to below ``bad``; the share of bits in the bad state is
+            ``(ber - good) / (bad - good)``.
         burst: mean length of a stay in the bad state in bits, ``1 / P(bad -> good)``, at least 1. Flipped
             bits span a little less, since a stay may begin and end with bits that arrive unharmed.
         bad: bit error rate in the bad state, above 0 to 1.
+        good: bit error rate in the good state: 0 is Gilbert's channel, more is Elliott's.
     """
 
     kind = "gilbert-elliott"
@@ -152,41 +154,55 @@ class GilbertElliott(Channel):
     ber: float
     burst: float
     bad: float = 0.5
+    good: float = 0.0
 
     def __post_init__(self) -> None:
         _real(self, "bad", 0, 1)
         _real(self, "burst", 1, math.inf)
         _real(self, "ber", 0, 1)
+        _real(self, "good", 0, 1)
+        if self.ber < self.good:
+            raise ChannelError(
+                f"{self}: ber = {self.ber:g}, the mean, must be at least good = {self.good:g}, the good state's"
+            )
         if not self.ber < self.bad:
             raise ChannelError(
                 f"{self}: ber = {self.ber:g} must be below bad = {self.bad:g}, the bad state's bit error rate"
             )
-        least = self.ber / (self.bad - self.ber)
+        least = (self.ber - self.good) / (self.bad - self.ber)
         if self.burst < least * (1 - 1e-9):
             raise ChannelError(
-                f"{self}: bursts of {self.burst:g} bits can't fill a share of {self.ber / self.bad:g}: "
+                f"{self}: bursts of {self.burst:g} bits can't fill a share of {self._share_bad:g}: "
                 f"give burst = {least:g} or more"
             )
 
     @property
+    def _share_bad(self) -> float:
+        return (self.ber - self.good) / (self.bad - self.good)
+
+    @property
     def _to_bad(self) -> float:
         """P(good -> bad), from the balance of the stationary distribution."""
-        return min(self.ber / (self.bad - self.ber) / self.burst, 1.0)
+        return min((self.ber - self.good) / (self.bad - self.ber) / self.burst, 1.0)
 
     def sample(self, bits: int, rng: np.random.Generator, layout: Layout | None = None) -> ErrorPattern:
         # No stream is so long that it meets a bad state that is rarer than a float can be without losing digits.
         if self._to_bad < sys.float_info.min or not bits:
-            return ErrorPattern(bits)
+            return ErrorPattern(bits, _successes(bits, self.good, rng))
         starts, stops = self._bad_runs(bits, rng)
-        ends = np.cumsum(stops - starts)
-        hits = _successes(int(ends[-1]) if len(ends) else 0, self.bad, rng)
-        run = np.searchsorted(ends, hits, side="right")
-        return ErrorPattern(bits, hits + (stops - ends)[run])
+        bad = Part(np.column_stack([starts, stops]))
+        flips = bad[_successes(len(bad), self.bad, rng)]
+        if self.good:
+            # A bad run may follow on another at once: nothing lies between.
+            between = np.column_stack([np.concatenate([[0], stops]), np.concatenate([starts, [bits]])])
+            good = Part(between[between[:, 0] < between[:, 1]])
+            flips = np.union1d(flips, good[_successes(len(good), self.good, rng)])
+        return ErrorPattern(bits, flips)
 
     def _bad_runs(self, bits: int, rng: np.random.Generator) -> tuple[Positions, Positions]:
         cycle = 1 / self._to_bad + self.burst
         # The rest of a geometric stay is geometric too, so a first stay is like any other.
-        starts_bad = rng.random() < self.ber / self.bad
+        starts_bad = rng.random() < self._share_bad
         edges: list[Positions] = []
         last = 0
         while last < bits:
@@ -213,7 +229,7 @@ class Burst(Channel):
     kind = "burst"
     graded_by = "length"
     length: int
-    region: Part | None = field(default=None, kw_only=True)
+    region: Region | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _whole(self, "length", 1)
@@ -376,14 +392,14 @@ def _successes(trials: int, rate: float, rng: np.random.Generator) -> Positions:
     return np.concatenate(found)
 
 
-def _within(channel: Channel, part: Part | None, bits: int, layout: Layout | None) -> Positions | None:
+def _within(channel: Channel, part: Region | None, bits: int, layout: Layout | None) -> Part | None:
     if part is None:
         return None
     if layout is None:
         raise ChannelError(f"{channel} needs the stream's layout: pass layout=codec.layout(bitstream)")
     if layout.bits != bits:
         raise ChannelError(f"{channel}: the layout is of {layout.bits} bits, the stream has {bits}")
-    within = layout.bits_of(header=part == "header")
+    within = layout.part(header=part == "header")
     if not len(within):
         # No damage at all would let a promise about this part pass unseen.
         raise ChannelError(f"{channel}: the codec's layout names no {part} bits; promise {channel.kind} instead")

@@ -24,6 +24,26 @@ class Region:
     header: bool = False
 
 
+class Part:
+    """Bits of a stream as runs, however many they are: its length is their number, ``part[i]`` where the i-th lies.
+
+    Args:
+        bounds: start and stop of each run, int64, runs x 2, in rising order and apart from one another.
+    """
+
+    def __init__(self, bounds: npt.NDArray[np.int64]) -> None:
+        self._stops = bounds[:, 1]
+        self._ends = np.cumsum(bounds[:, 1] - bounds[:, 0])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        run = np.searchsorted(self._ends, indices, side="right")
+        positions: npt.NDArray[np.int64] = indices + (self._stops - self._ends)[run]
+        return positions
+
+
 @dataclass(frozen=True)
 class Layout:
     """The regions of one bitstream, in order of their start; later (inner) regions win where two overlap."""
@@ -44,10 +64,20 @@ class Layout:
         holding = [r for r in self.regions if r.start <= bit < r.stop]
         return min(reversed(holding), key=lambda r: r.stop - r.start, default=None)
 
+    def part(self, *, header: bool) -> Part:
+        """The header's bits, or all the others."""
+        # Runs of header bits that overlap or touch become one.
+        runs: list[list[int]] = []
+        for start, stop in sorted((r.start, r.stop) for r in self.regions if r.header and r.start < r.stop):
+            if runs and start <= runs[-1][1]:
+                runs[-1][1] = max(runs[-1][1], stop)
+            else:
+                runs.append([start, stop])
+        edges = [0, *(edge for run in runs for edge in run), self.bits]
+        bounds = np.array(edges[1:-1] if header else edges, dtype=np.int64).reshape(-1, 2)
+        return Part(bounds[bounds[:, 0] < bounds[:, 1]])
+
     def bits_of(self, *, header: bool) -> npt.NDArray[np.int64]:
         """Positions of the header's bits, or of all the others, in rising order."""
-        mask = np.zeros(self.bits, dtype=bool)
-        for region in self.regions:
-            if region.header:
-                mask[region.start : region.stop] = True
-        return np.flatnonzero(mask if header else ~mask)
+        part = self.part(header=header)
+        return part[np.arange(len(part), dtype=np.int64)]

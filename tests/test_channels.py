@@ -25,10 +25,13 @@ rates = st.floats(0, 1)
 parts = st.sampled_from([None, "header", "payload"])
 bscs = st.builds(BSC, rates, region=parts)
 gilbert_elliotts = st.builds(
-    lambda share, stretch, bad: GilbertElliott(share * bad, max(1.0, share / (1 - share) * 1.1) * stretch, bad),
+    lambda share, stretch, bad, good: GilbertElliott(
+        good * bad + share * bad * (1 - good), max(1.0, share / (1 - share) * 1.1) * stretch, bad, good * bad
+    ),
     st.floats(0, 0.99),
     st.floats(1, 1e4),
     st.floats(0.01, 1),
+    st.just(0.0) | st.floats(0, 0.5),
 )
 channels = st.one_of(
     bscs,
@@ -107,6 +110,8 @@ def test_names_have_one_canonical_spelling(text, channel, name):
         ("gilbert-elliott(ber=0.1, burst=0.5)", "at least 1"),
         ("gilbert-elliott(ber=0.1, burst=inf)", "at least 1"),
         ("gilbert-elliott(ber=0.4, burst=2)", "give burst = 4 or more"),
+        ("gilbert-elliott(ber=0.1, burst=9, good=0.2)", "must be at least good = 0.2"),
+        ("gilbert-elliott(ber=0.1, burst=9, good=2)", "good = 2.0 is out of range"),
     ],
 )
 def test_what_cannot_be_read_says_why(text, says):
@@ -203,10 +208,13 @@ def test_bsc_costs_in_proportion_to_the_flips():
     try:
         flips = BSC(1e-6).sample(bits, generator("", "", "sparse", 0)).flips
         bursts = GilbertElliott(1e-6, 50).sample(bits, generator("", "", "sparse", 1)).flips
+        layout = Layout((Region("magic", 0, 99, header=True), Region("size", 5000, 5032, header=True)), bits)
+        payload = BSC(1e-6, region="payload").sample(bits, generator("", "", "sparse", 0), layout).flips
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert not unlikely(len(flips), bits, 1e-6)
+    assert not unlikely(len(payload), bits, 1e-6)
     assert 300 < len(bursts) < 3000
     assert peak < 4 << 20
 
@@ -232,6 +240,43 @@ def test_gilbert_elliott_has_its_mean_rate_and_burst_length(ber, burst, bad):
         assert pairs == pytest.approx(expected, rel=0.1)
     else:
         assert pairs < 50
+
+
+@pytest.mark.parametrize(
+    ("ber", "burst", "bad", "good"), [(0.05, 16, 0.5, 0.01), (0.02, 8, 1, 0.019), (0.3, 9, 0.4, 0.2)]
+)
+def test_elliott_s_good_state_has_errors_too(ber, burst, bad, good):
+    bits, trials = 4000, 300
+    rng = generator("", "", "elliott", 0)
+    flips = [GilbertElliott(ber, burst, bad, good).sample(bits, rng).flips for _ in range(trials)]
+    counts = np.array([len(f) for f in flips])
+    assert abs(counts.mean() - bits * ber) < 4 * counts.std(ddof=1) / trials**0.5
+    # Both of two neighbours flip: within a state at its rate squared, across a change at both rates.
+    share, to_good = (ber - good) / (bad - good), 1 / burst
+    change = share * to_good
+    stay_bad, stay_good = share - change, 1 - share - change
+    expected = bits * trials * (stay_bad * bad**2 + stay_good * good**2 + 2 * change * bad * good)
+    pairs = sum(int((np.diff(f) == 1).sum()) for f in flips)
+    assert pairs == pytest.approx(expected, rel=0.1)
+
+
+def test_without_bursts_the_good_state_is_a_symmetric_channel():
+    flips = GilbertElliott(0.01, 8, good=0.01).sample(100_000, generator("", "", "none", 0)).flips
+    assert not unlikely(len(flips), 100_000, 0.01)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 60), st.integers(0, 60), st.booleans()).map(lambda t: (*sorted(t[:2]), t[2])),
+        max_size=8,
+    )
+)
+def test_the_parts_of_a_layout_are_its_bits(regions):
+    layout = Layout(tuple(Region("x", *region) for region in regions), 60)
+    header = {bit for start, stop, named in regions if named for bit in range(start, stop)}
+    assert layout.bits_of(header=True).tolist() == sorted(header)
+    assert layout.bits_of(header=False).tolist() == sorted(set(range(60)) - header)
+    assert len(layout.part(header=True)) == len(header)
 
 
 def test_a_solid_burst_has_geometric_length():
