@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustkit.codec import DecodeError, EncodeError, Layout, Region
+from robustkit.codec import Codec, DecodeError, EncodeError, Layout, Region
 from robustkit.pixels import Image, check_image
 
 MAGIC = b"RF"
@@ -27,7 +28,7 @@ _FIELDS = (("magic", 16), ("version", 8), ("identity", 32), ("height", 16), ("wi
 class Frame:
     """One image's stream.
 
-    A header of ``18 + 4 n`` bytes, big-endian: magic ``RF``, version, identity (32 bits), height, width (16 bits each),
+    A header of ``16 + 4 n`` bytes, big-endian: magic ``RF``, version, identity (32 bits), height, width (16 bits each),
     the number n of parts (8 bits), their lengths in bytes (32 bits each), and the CRC-32 of all that. The parts follow,
     and nothing else does.
 
@@ -127,3 +128,54 @@ def layout(stream: bytes, names: Sequence[str]) -> Layout:
     if at < bits:
         regions.append(Region("payload", at, bits))
     return Layout(tuple(regions), bits)
+
+
+class FramedCodec(Codec):
+    """A codec whose compressor knows nothing of images: the frame keeps their size, and finds out damage to it.
+
+    A subclass has a :attr:`name` and two methods, :meth:`compress` and :meth:`decompress`.
+
+    Args:
+        max_pixels: of the largest image; a stream that announces more is refused.
+    """
+
+    #: What ``decompress`` raises on damaged bytes; anything else that it raises is a failure.
+    refusals: tuple[type[Exception], ...] = ()
+
+    def __init__(self, *, max_pixels: int = 1 << 24) -> None:
+        self.max_pixels = max_pixels
+        self._identity = zlib.crc32(self.name.encode()).to_bytes(4)
+
+    @abstractmethod
+    def compress(self, image: Image) -> bytes:
+        """The image's bytes, whatever they are.
+
+        Args:
+            image: uint8, H x W x 3.
+        """
+
+    @abstractmethod
+    def decompress(self, data: bytes, height: int, width: int) -> Image:
+        """The image that :meth:`compress` was given: uint8, ``height`` x ``width`` x 3.
+
+        Args:
+            data: what ``compress`` returned, damaged or not.
+            height, width: of the image, in pixels, which a check sum has found to be right.
+        """
+
+    def encode(self, image: Image) -> bytes:
+        check_fits(image, self.max_pixels)
+        height, width = image.shape[:2]
+        return Frame(self._identity, height, width, (self.compress(image),)).pack()
+
+    def decode(self, bitstream: bytes) -> Image:
+        frame = Frame.unpack(bitstream, identity=self._identity, writer=self.name, max_pixels=self.max_pixels)
+        if len(frame.parts) != 1:
+            raise DecodeError(f"{len(frame.parts)} parts, where {self.name} writes one")
+        try:
+            return self.decompress(frame.parts[0], frame.height, frame.width)
+        except self.refusals as error:
+            raise DecodeError(f"{type(error).__name__}: {error}") from error
+
+    def layout(self, bitstream: bytes) -> Layout:
+        return layout(bitstream, ["data"])
