@@ -153,4 +153,11 @@ def test_conforms_is_said_only_of_claims_that_all_hold(verdicts, loosened, troub
 
 
 def test_each_failing_outcome_is_a_failure_and_a_refusal_is_none():
-    assert [o.value for o in Outcome if o.failure] == ["unstable", "misshapen", "raised", "crashed", "hung", "exhausted"]
+    assert [o.value for o in Outcome if o.failure] == [
+        "unstable",
+        "misshapen",
+        "raised",
+        "crashed",
+        "hung",
+        "exhausted",
+    ]
