@@ -1,6 +1,6 @@
 """Minimising: from an error pattern that breaks a decoder to the few flips that matter, and their names.
 
-For failures found through a channel; what Hypothesis finds, it shrinks by itself.
+What Hypothesis finds in tests of your own, it shrinks by itself.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class _Search:
 def minimise(pattern: ErrorPattern, still_fails: Callable[[ErrorPattern], bool], *, budget: int) -> ErrorPattern:
     """Reduce a failing pattern to flips of which none can be spared.
 
-    First the appended bytes and the cut are left out, or else halved as long as that fails too; then all the
-    flips, or else as many as ddmin finds (Zeller and Hildebrandt, IEEE TSE 2002). If the budget suffices, the
-    result is 1-minimal: without any one of its flips it no longer fails. Deterministic if ``still_fails`` is.
+    First the appended bytes and the cut are left out, or else made as short as bisection finds, and the bytes zero
+    if that fails too; then all the flips, or else as many as ddmin finds (Zeller and Hildebrandt, IEEE TSE 2002). If
+    the budget suffices, the result is 1-minimal: without any one of its flips it no longer fails. Deterministic if
+    ``still_fails`` is.
 
     Args:
         pattern: the pattern that was seen to fail; it is not tried again.
@@ -57,9 +58,9 @@ def minimise(pattern: ErrorPattern, still_fails: Callable[[ErrorPattern], bool],
     search = _Search(pattern, still_fails, budget)
     try:
         if not search.accepts(replace(search.best, append=b"")):
-            _halve_append(search)
+            _shorten_append(search)
         if not search.accepts(replace(search.best, keep=None)):
-            _halve_cut(search)
+            _shorten_cut(search)
         if not search.accepts(replace(search.best, flips=np.empty(0, dtype=np.int64))):
             _ddmin(search)
     except _Spent:
@@ -85,17 +86,29 @@ def _ddmin(search: _Search) -> None:
             return
 
 
-def _halve_append(search: _Search) -> None:
-    while len(extra := search.best.append) > 1:
-        if not search.accepts(replace(search.best, append=extra[: len(extra) // 2])):
-            return
+def _shorten_append(search: _Search) -> None:
+    extra = search.best.append
+    if extra:
+        least = _bisect(len(extra), lambda size: search.accepts(replace(search.best, append=extra[:size])))
+        search.accepts(replace(search.best, append=bytes(least)))
 
 
-def _halve_cut(search: _Search) -> None:
+def _shorten_cut(search: _Search) -> None:
     length = search.best.bits // 8
-    while search.best.keep is not None and (cut := length - search.best.keep) > 1:
-        if not search.accepts(replace(search.best, keep=length - cut // 2)):
-            return
+    if search.best.keep is not None and search.best.keep < length:
+        _bisect(length - search.best.keep, lambda cut: search.accepts(replace(search.best, keep=length - cut)))
+
+
+def _bisect(fails: int, still: Callable[[int], bool]) -> int:
+    """The least number that still fails, if all above it do; ``fails`` does, and 0 does not."""
+    passes = 0
+    while fails - passes > 1:
+        middle = (passes + fails) // 2
+        if still(middle):
+            fails = middle
+        else:
+            passes = middle
+    return fails
 
 
 def describe(pattern: ErrorPattern, layout: Layout, *, most: int = 20) -> list[str]:

@@ -24,7 +24,7 @@ CODECS = dedent(
     from dataclasses import replace
 
     import numpy as np
-    from robustkit import Codec, DecodeError, Layout, Profile, Promise, Region
+    from robustkit import Codec, DecodeError, EncodeError, Layout, Profile, Promise, Region
 
     HEADER = struct.Struct(">HHI")
 
@@ -44,8 +44,9 @@ CODECS = dedent(
 
         def encode(self, image):
             height, width = image.shape[:2]
-            blocks = image[: height // 4 * 4, : width // 4 * 4].reshape(height // 4, 4, width // 4, 4, 3)
-            size = struct.pack(">HH", height // 4, width // 4)
+            padded = np.pad(image, ((0, -height % 4), (0, -width % 4), (0, 0)), mode="edge")
+            blocks = padded.reshape(-(-height // 4), 4, -(-width // 4), 4, 3)
+            size = struct.pack(">HH", height, width)
             return size + struct.pack(">I", zlib.crc32(size)) + blocks.mean(axis=(1, 3)).astype(np.uint8).tobytes()
 
         def decode(self, bitstream):
@@ -55,10 +56,11 @@ CODECS = dedent(
             if check != zlib.crc32(bitstream[:4]):
                 raise DecodeError("the header's check sum is wrong")
             payload = bitstream[HEADER.size :]
-            if len(payload) < 3 * height * width:
-                raise DecodeError(f"{len(payload)} bytes are too few for {height} x {width} blocks")
-            blocks = np.frombuffer(payload, np.uint8, 3 * height * width).reshape(height, width, 3)
-            return blocks.repeat(4, axis=0).repeat(4, axis=1)
+            across, down = -(-width // 4), -(-height // 4)
+            if not height * width or len(payload) < 3 * across * down:
+                raise DecodeError(f"{len(payload)} bytes are too few for {height} x {width} pixels")
+            blocks = np.frombuffer(payload, np.uint8, 3 * across * down).reshape(down, across, 3)
+            return blocks.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
 
         def layout(self, bitstream):
             bits, header = 8 * len(bitstream), min(64, 8 * len(bitstream))
@@ -159,7 +161,8 @@ CODECS = dedent(
                 raise DecodeError("short")
             height, width, _ = HEADER.unpack_from(bitstream)
             payload = np.frombuffer(bitstream[HEADER.size :], np.uint8)
-            return np.resize(payload, (height % 512, width % 512, 3)).repeat(4, axis=0).repeat(4, axis=1)
+            blocks = np.resize(payload, (-(-(height % 2048) // 4), -(-(width % 2048) // 4), 3))
+            return blocks.repeat(4, axis=0).repeat(4, axis=1)[: height % 2048, : width % 2048]
 
 
     class Reader(Plain):
@@ -170,7 +173,8 @@ CODECS = dedent(
         def decode(self, bitstream):
             if len(bitstream) >= HEADER.size:
                 height, width, _ = HEADER.unpack_from(bitstream)
-                bitstream[HEADER.size + 3 * min(height, 256) * min(width, 256) - 1]
+                blocks = -(-min(height, 1024) // 4) * -(-min(width, 1024) // 4)
+                bitstream[HEADER.size + 3 * blocks - 1]
             return super().decode(bitstream)
 
 
@@ -181,7 +185,8 @@ CODECS = dedent(
 
         def decode(self, bitstream):
             image = super().decode(bitstream)
-            assert HEADER.size + image.size // 16 == len(bitstream)
+            height, width = image.shape[:2]
+            assert HEADER.size + 3 * -(-height // 4) * -(-width // 4) == len(bitstream)
             return image
 
 
@@ -277,6 +282,39 @@ CODECS = dedent(
         }
 
 
+    class Padded(Plain):
+        """Returns whole blocks."""
+
+        name = "padded"
+
+        def decode(self, bitstream):
+            height, width, check = HEADER.unpack_from(bitstream.ljust(HEADER.size))
+            whole = struct.pack(">HH", min(-(-height // 4) * 4, 65535), min(-(-width // 4) * 4, 65535))
+            good = check == zlib.crc32(bitstream[:4])
+            return super().decode(whole + struct.pack(">I", zlib.crc32(whole) ^ (not good)) + bitstream[HEADER.size :])
+
+
+    class Turned(Plain):
+        """Swaps height and width."""
+
+        name = "turned"
+
+        def decode(self, bitstream):
+            image = super().decode(bitstream)
+            return image.reshape(image.shape[1], image.shape[0], 3)
+
+
+    class Square(Plain):
+        """Takes no odd sizes, and says so."""
+
+        name = "square"
+
+        def encode(self, image):
+            if image.shape[0] != image.shape[1]:
+                raise EncodeError("squares only")
+            return super().encode(image)
+
+
     class Silent(Plain):
         name = "silent"
         profile = None
@@ -292,7 +330,7 @@ CODECS = dedent(
 )
 NAMES = (
     "plain,blurry,fat,dead,time-dependent,process-dependent,forgetful,shuffled,nameless,touchy,believer,reader,"
-    "strict,hasty,lossy,refuser,guesser,excused,accused,absent,silent"
+    "strict,hasty,lossy,refuser,guesser,excused,accused,absent,padded,turned,square,silent"
 )
 
 

@@ -296,8 +296,11 @@ def test_the_table_lists_the_options():
 def test_the_table_lists_the_efforts():
     from robustkit.judging.effort import EFFORTS
 
-    listed = [(re.match(r"`(\w+)`", n)[1], int(t), int(e)) for n, t, e in table("docs/options.md", "effort")]
-    assert listed == [(name, effort.trials, effort.examples) for name, effort in EFFORTS.items()]
+    listed = [(re.match(r"`(\w+)`", n)[1], *map(int, more)) for n, *more in table("docs/options.md", "effort")]
+    assert listed == [
+        (name, effort.trials, effort.seconds, effort.sized(0.002).each, effort.sized(0.1).each)
+        for name, effort in EFFORTS.items()
+    ]
 
 
 def test_the_table_lists_the_options_of_measure():

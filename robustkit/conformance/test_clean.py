@@ -153,3 +153,27 @@ def test_layout_names_every_bit(sound_codec: Subject, claim: Claim) -> None:
     if not regions:
         pytest.skip("the codec's streams are empty")
     claim.kept(f"{len(regions)} regions", "every bit in a region", numbers={"regions": float(len(regions))})
+
+
+@pytest.mark.robustkit_claim("clean.odd-sizes")
+def test_odd_sizes_come_back_as_they_were(sound_codec: Subject, claim: Claim) -> None:
+    """Catches a codec that swaps height and width, returns whole blocks, or fails where it could have refused."""
+    done, refused = [], []
+    for label, crop in sound_codec.crops.items():
+        if not isinstance(crop, CleanRoundTripFailed):
+            done.append(label)
+        elif crop.refused:
+            refused.append(str(crop))
+        else:
+            last = claim.replay_clean(crop.clean) if crop.clean is not None else None
+            claim.broken(str(crop), "the same size, or a refusal", severity=label.rpartition(" ")[2], last=last)
+    if not done and not refused:
+        return
+    said = [f"{len(done)} crops came back"] if done else []
+    said += [f"{len(refused)} left out: {'; '.join(refused)}"] if refused else []
+    claim.note(
+        Verdict.KEPT if done else Verdict.NOTED,
+        "; ".join(said),
+        "the same size, or a refusal",
+        numbers={"crops": float(len(done)), "refused": float(len(refused))},
+    )

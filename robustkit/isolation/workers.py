@@ -124,6 +124,11 @@ class CodecWorkers:
         return self._attributes
 
     @property
+    def batched(self) -> bool:
+        """Whether the codec has a ``decode_batch`` of its own."""
+        return self._batched
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """The processes' ids."""
         return tuple(w.pid for w in self._workers if w.pid is not None)

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robustkit.isolation import fingerprint
-from robustkit.judging.replay import SUFFIX, Replay, save_replay
-from robustkit.judging.search import Counterexample
+from robustkit.judging.replay import SUFFIX, Replay, ReplayError, save_replay
+from robustkit.judging.shrink import Counterexample
 from robustkit.judging.subject import Subject, slug
 from robustkit.judging.trial import Clean, Trial
 from robustkit.minimise import describe
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.spelling import place
+
+_CUT_SHORT = " (shrinking was cut short)"
 
 
 def first_line(text: str) -> str:
@@ -38,9 +40,13 @@ class Evidence:
         self.title = title
         self.directory = directory
 
-    def counterexample(self, found: Counterexample) -> str:
-        """Keep what the search found; returns the command that decodes it again, as do the next two."""
-        return self._keep(found.clean, found.pattern, found.stream, found.outcome, found.decoded.message)
+    def counterexample(self, found: Counterexample, name: str = "") -> str:
+        """Keep what the search found; returns the command that decodes it again, as do the next two.
+
+        Args:
+            name: tells its file from those of other counterexamples to the claim.
+        """
+        return self._keep(found.clean, found.pattern, found.stream, found.outcome, found.decoded.message, name)
 
     def trial(self, trial: Trial) -> str:
         """Keep a trial's stream."""
@@ -57,13 +63,18 @@ class Evidence:
         decoded = self.subject.workers.decode(stream, shape=clean.shape)
         return self._keep(clean, pattern, stream, clean.judge(decoded), decoded.message)
 
-    def explain(self, found: Counterexample) -> list[str]:
-        """What a counterexample hits, line by line."""
+    def explain(self, found: Counterexample, *, least: bool = True) -> list[str]:
+        """What a counterexample hits, line by line.
+
+        Args:
+            least: whether no smaller one was left to try.
+        """
         if found.clean is None or found.pattern is None:
             shown = found.stream[:24].hex(" ") + (" ..." if len(found.stream) > 24 else "")
-            return [f"{len(found.stream)} bytes: {shown or 'the empty stream'}"]
+            return [f"{len(found.stream)} bytes{_CUT_SHORT * (not least)}: {shown or 'the empty stream'}"]
+        said = "the least damage that does it" if least else f"damage that does it{_CUT_SHORT}"
         return [
-            f"{found.clean.image}, {found.clean.shape[1]}x{found.clean.shape[0]}; the least damage that does it:",
+            f"{found.clean.image}, {found.clean.shape[1]}x{found.clean.shape[0]}; {said}:",
             *(f"  {line}" for line in describe(found.pattern, found.clean.layout)),
         ]
 
@@ -103,5 +114,9 @@ class Evidence:
             regions=() if clean is None or pattern is None else tuple(describe(pattern, clean.layout)),
             claim=self.claim,
         )
-        file = save_replay(self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX), replay)
+        path = self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX)
+        try:
+            file = save_replay(path, replay)
+        except ReplayError as error:
+            return f"not kept for replay: {error}"
         return f"robustkit replay {shlex.quote(place(file))}"

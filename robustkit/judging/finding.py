@@ -39,6 +39,7 @@ class Verdict(StrEnum):
 #: The suite's claims: stable ids, which files and machines name, and titles, which people read.
 CLAIMS: Mapping[str, str] = {
     "clean.round-trip": "clean round trip meets the declared quality and rate",
+    "clean.odd-sizes": "odd sizes come back as they were",
     "encode.deterministic": "encoding is deterministic",
     "decode.deterministic": "decoding is deterministic",
     "decode.batch-equals-single": "decoding a batch equals decoding singly",
@@ -53,6 +54,7 @@ CLAIMS: Mapping[str, str] = {
     "decode.survives.bit-flips": "decode survives bit flips",
     "decode.survives.bursts": "decode survives bursts",
     "decode.survives.header-flips": "decode survives header flips",
+    "decode.survives.header-bits": "decode survives each flip of its header",
     "decode.survives.truncation": "decode survives truncation",
     "decode.survives.appended-bytes": "decode survives appended bytes",
     "decode.survives.mixed-damage": "decode survives mixed damage",

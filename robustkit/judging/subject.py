@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from robustkit.codec import EncodeError, Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Decoded, Limits
 from robustkit.judging import beforehand
-from robustkit.judging.effort import EFFORTS, Effort
+from robustkit.judging.effort import EFFORTS, Effort, Sizes
 from robustkit.judging.finding import check_known_defects
 from robustkit.judging.trial import Clean, Trial
 from robustkit.patterns import ErrorPattern
@@ -27,8 +27,13 @@ from robustkit.registry import CodecSpec
 
 #: Streams handed to ``decode_many`` at a time, so that a long run shows progress and holds few images.
 CHUNK = 48
-#: Side length of the crops that Hypothesis damages: decoding them is cheap, so that it can try many.
-SMALL = 64
+#: Height and width of the crops that the searches damage, because decoding them is cheap: two squares, odd sides, and
+#: one thinner than a block.
+SMALL = ((64, 64), (64, 64), (61, 43), (7, 130))
+#: Of those that are only encoded and decoded unharmed.
+THIN = ((1, 64), (64, 1))
+#: Decodes by which a decode is timed: of one that takes less than this many seconds, and of others.
+_TIMED = (0.05, 5, 1)
 
 
 class CleanRoundTripFailed(RobustkitError, RuntimeError):
@@ -36,11 +41,13 @@ class CleanRoundTripFailed(RobustkitError, RuntimeError):
 
     Attributes:
         clean: the round trip, where encoding worked.
+        refused: whether the codec does not take the image, and says so.
     """
 
-    def __init__(self, message: str, clean: Clean | None = None) -> None:
+    def __init__(self, message: str, clean: Clean | None = None, *, refused: bool = False) -> None:
         super().__init__(message)
         self.clean = clean
+        self.refused = refused
 
 
 class Job(NamedTuple):
@@ -135,10 +142,16 @@ class Subject:
         """The processes that decode."""
         return self.fresh_workers(workers=self._worker_count)
 
-    def fresh_workers(self, *, workers: int = 1) -> CodecWorkers:
-        """Another pool of processes, sharing nothing with the others; closed with this object at the latest."""
+    def fresh_workers(self, *, workers: int = 1, limits: Limits | None = None) -> CodecWorkers:
+        """Another pool of processes, sharing nothing with the others; closed with this object at the latest.
+
+        Args:
+            workers: how many.
+            limits: time and memory of one decode, in place of the subject's.
+        """
         beforehand.load()
-        pool = CodecWorkers(self.spec, workers=workers, limits=self.limits, directory=self.directory / "streams")
+        limits = limits if limits is not None else self.limits
+        pool = CodecWorkers(self.spec, workers=workers, limits=limits, directory=self.directory / "streams")
         self._processes.append(pool)
         return pool
 
@@ -205,7 +218,7 @@ class Subject:
         try:
             bitstream = self.workers.encode(original)
         except EncodeError as error:
-            raise CleanRoundTripFailed(f"{image}: the codec refuses the image: {error}") from error
+            raise CleanRoundTripFailed(f"{image}: the codec refuses the image: {error}", refused=True) from error
         except Exception as error:
             raise CleanRoundTripFailed(f"{image}: encoding failed: {error}") from error
         shape = (original.shape[0], original.shape[1])
@@ -276,16 +289,56 @@ class Subject:
 
     @cached_property
     def small(self) -> dict[str, Clean]:
-        """Clean round trips of small centre crops, for the search; of whole images where those are refused."""
-        found = {}
-        for name, original in list(self.images.items())[:2]:
-            top, left = (max(0, (side - SMALL) // 2) for side in original.shape[:2])
-            crop = np.ascontiguousarray(original[top : top + SMALL, left : left + SMALL])
-            try:
-                found[name] = self.round_trip(name, crop, measure=False)
-            except CleanRoundTripFailed:
-                found[name] = self.clean[name]
+        """Clean round trips of small crops, for the searches; and of a whole image where neither square works."""
+        tried = {label: self.crops[label] for label in self._labels(SMALL)}
+        found = {label: crop for label, crop in tried.items() if isinstance(crop, Clean)}
+        if not any(label in found for label in self._labels(SMALL[:2])):
+            name = next(iter(self.images))
+            found = {name: self.clean[name], **found}
         return found
+
+    @cached_property
+    def crops(self) -> dict[str, Clean | CleanRoundTripFailed]:
+        """The round trip of each crop of :data:`SMALL` and :data:`THIN`, or why it did not work, by image and size."""
+        return {label: self._crop(name, size) for label, (name, size) in self._labels((*SMALL, *THIN)).items()}
+
+    def _labels(self, sizes: Sequence[tuple[int, int]]) -> dict[str, tuple[str, tuple[int, int]]]:
+        """Image and size of each crop, one image after the other; of small images, as much as there is."""
+        found = {}
+        for name, size in zip(cycle(self.images), sizes, strict=False):
+            height, width = (min(side, whole) for side, whole in zip(size, self.images[name].shape[:2], strict=True))
+            found[f"{name} {width}x{height}"] = name, (height, width)
+        return found
+
+    def _crop(self, name: str, size: tuple[int, int]) -> Clean | CleanRoundTripFailed:
+        original = self.images[name]
+        top, left = (max(0, (side - part) // 2) for side, part in zip(original.shape[:2], size, strict=True))
+        crop = np.ascontiguousarray(original[top : top + size[0], left : left + size[1]])
+        try:
+            return self.round_trip(name, crop, measure=False)
+        except CleanRoundTripFailed as failed:
+            return failed
+
+    @cached_property
+    def decode_seconds(self) -> float:
+        """Seconds of decoding one small stream, as the searches do: the median of the streams' fastest decodes."""
+        fast, often, seldom = _TIMED
+        times = []
+        for clean in list(self.small.values())[:2]:
+            again = often if clean.decoded.seconds < fast else seldom
+            streams = [clean.bitstream] * again
+            if self.workers.batched and clean.bits:
+                # Streams that are the same could share their work.
+                flips = np.linspace(0, clean.bits, 16, endpoint=False, dtype=np.int64)[8:, None]
+                streams = [ErrorPattern(clean.bits, flip).apply(clean.bitstream) for flip in flips]
+            seconds = [d.seconds for _, d in self.decode_each([(s, clean.shape) for s in streams]) if d.outcome is None]
+            times.append(min([clean.decoded.seconds, *seconds]))
+        return float(np.median(times))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """How many streams the searches try: by the effort and the time of a decode."""
+        return self.effort.sized(0.0 if self.effort.examples is not None else self.decode_seconds)
 
     def jobs(self, channel: Channel) -> list[Job]:
         """The trials of one channel severity, those of equal shape side by side, so that whole batches share one."""
@@ -350,6 +403,22 @@ class Subject:
     def decode(self, stream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
         """Decode one stream of a search."""
         return self.workers.decode(stream, shape=shape)
+
+    def decode_each(self, streams: Sequence[tuple[bytes, tuple[int, int] | None]]) -> Iterator[tuple[int, Decoded]]:
+        """Decode streams of a search, in batches of one shape where the codec has a ``decode_batch`` of its own.
+
+        Args:
+            streams: each with the height and width that its image must have, if that is known.
+
+        Yields:
+            Each stream's index and what came of it, as soon as it did.
+        """
+        if not self.workers.batched:
+            yield from ((i, self.decode(stream, shape=shape)) for i, (stream, shape) in enumerate(streams))
+            return
+        for shape in dict.fromkeys(shape for _, shape in streams):
+            here = [i for i, (_, other) in enumerate(streams) if other == shape]
+            yield from zip(here, self.workers.decode_many([streams[i][0] for i in here], shape=shape), strict=True)
 
     def decode_all(self, damaged: Sequence[tuple[Clean, ErrorPattern]]) -> list[Decoded]:
         """Decode damaged streams in batches of one shape; a stream that arrived unharmed is the clean one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from robustkit.judging.assess import Assessment
 from robustkit.judging.evidence import Evidence, first_line
 from robustkit.judging.finding import Finding, Verdict
-from robustkit.judging.search import Counterexample, SearchResult
+from robustkit.judging.search import SearchResult
+from robustkit.judging.shrink import Counterexample
 from robustkit.judging.subject import Subject, slug
 from robustkit.judging.trial import Clean, Trial
 from robustkit.outcome import Failure, Outcome
@@ -170,25 +172,36 @@ class Claim:
             pytest.fail(f"{self.codec.name}: {self.title}: the check measured nothing", pytrace=False)
 
     def survives(self, result: SearchResult, *, severity: str = "") -> None:
-        """Judge a search: no stream may crash the decoder."""
-        seen = ", ".join(f"{count} {outcome}" for outcome, count in sorted(result.outcomes.items()))
-        numbers = {str(outcome): float(count) for outcome, count in result.outcomes.items()}
-        for outcome, example in result.known.items():
-            last = self._evidence.counterexample(example)
-            self.known(outcome, f"{result.streams} streams: {seen}", severity=severity, last=last, numbers=numbers)
-        if result.counterexample is None:
-            if not result.known:
-                self.kept(f"{result.streams} streams: {seen}", "no failure", severity=severity, numbers=numbers)
+        """Judge a search: no stream may crash the decoder. Each kind of failure has its line, the worst first."""
+        if not result.planned or not result.streams:
+            pytest.skip(f"the streams of {self.codec.name} have nothing to damage so")
+        numbers = {"streams": float(result.streams), **{str(o): float(n) for o, n in result.outcomes.items()}}
+        if not result.kinds:
+            self.kept(str(result), "no failure", severity=severity, numbers=numbers)
             return
-        found = result.counterexample
-        self.broken(
-            f"{found.outcome}: {first_line(found.decoded.message)}",
-            "no failure",
-            severity=severity,
-            why=self._evidence.explain(found),
-            last=self._evidence.counterexample(found),
-            numbers=numbers,
-        )
+        self.note(Verdict.NOTED, str(result), severity=severity, numbers=numbers)
+        seen: Counter[Outcome] = Counter()
+        for kind in result.kinds:
+            outcome = kind.failure.outcome
+            seen[outcome] += 1
+            name = f"{outcome}-{seen[outcome]}" if seen[outcome] > 1 else str(outcome)
+            last = self._evidence.counterexample(kind.example, name)
+            measured = f"{kind.count:,} streams: {first_line(kind.example.decoded.message)}"
+            count = {"failures": float(kind.count)}
+            if outcome in self.codec.known_defects:
+                self.known(outcome, measured, severity=str(outcome), last=last, numbers=count)
+                continue
+            why = self._evidence.explain(kind.example, least=kind.least)
+            self.broken(
+                measured,
+                "no failure",
+                severity=str(outcome),
+                why=why if kind is result.kinds[0] else [*why, last],
+                last=last,
+                numbers=count,
+                failure=kind.failure,
+                stream=kind.example.stream,
+            )
 
     def trials_survive(self, trials: Sequence[Trial]) -> None:
         """Judge trials: none may crash the decoder."""

@@ -83,7 +83,8 @@ OPTIONS = (
     Option("trials", f"trials for each image and severity (by effort, over all images: {_by_effort('trials')})", "N"),
     Option(
         "max-examples",
-        f"damaged streams that Hypothesis tries for each claim (by effort: {_by_effort('examples')})",
+        "damaged streams that each search tries (by default as many as the decoder's speed lets all of them try in "
+        f"the effort's seconds: {_by_effort('seconds')})",
         "N",
     ),
     Option("device", "where the codec computes (default: cpu)", choices=("cpu", "cuda")),

@@ -63,7 +63,7 @@ class Run:
         self.limits = self.options.limits()
         self.profile = self.options.profile()
         effort = EFFORTS[self.options.effort]
-        self.effort = replace(effort, examples=self.options.examples or effort.examples)
+        self.effort = replace(effort, examples=self.options.examples)
         self.seed = self._search_seed()
         self.no_device: str | None = None
         self.facts: dict[str, Mapping[str, str]] = {}
@@ -212,9 +212,11 @@ class Run:
         file = self.options.profile_file
         promises = "the codec's own" if file is None else place(file)
         trials = self._trials or -(-self.effort.trials // len(self.images))
+        examples = self.effort.examples
+        searches = f"{examples} streams a search" if examples else f"searches of about {self.effort.seconds:g} s"
         lines = [
             f"robustkit: {__version__}; device {self.options.device}; effort {self.options.effort}"
-            f" ({trials} trials an image, {self.effort.examples} examples);"
+            f" ({trials} trials an image, {searches});"
             f" seed {self.seed} (search), 0 (trials); promises: {promises}"
         ]
         lines += [f"images: {said}" for said in self._image_notes]

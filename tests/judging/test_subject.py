@@ -10,13 +10,10 @@ import pytest
 from robustkit import Codec, DecodeError, EncodeError, ErrorPattern, Layout, Outcome, Profile, Promise, Region
 from robustkit.channels import BSC, Burst
 from robustkit.isolation import Decoded, Limits
-from robustkit.judging.effort import Effort
 from robustkit.judging.finding import ClaimError
-from robustkit.judging.search import search, search_garbage
 from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject
 from robustkit.judging.trial import Trial
 from robustkit.registry import CodecSpec, Target
-from robustkit.strategies import bit_flips, garbage
 
 PROFILE = Profile(bpp=24.1, quality=99.0, promises=(Promise("bsc(ber=0.01)", mean_drop=60.0, p5_drop=80.0),))
 
@@ -58,6 +55,26 @@ class Brittle(Store):
         return image
 
 
+class Wide(Codec):
+    """Stores images of any width, and of at least two rows; one that is a pixel wide comes back turned."""
+
+    name = "wide"
+    family = "test"
+
+    def encode(self, image):
+        if image.shape[0] < 2:
+            raise EncodeError("too low")
+        return image.shape[1].to_bytes(2, "big") + image.tobytes()
+
+    def decode(self, bitstream):
+        width = int.from_bytes(bitstream[:2], "big")
+        pixels = np.frombuffer(bitstream[2:], np.uint8)
+        return pixels.reshape(-1, width, 3) if width > 1 else pixels.reshape(width, -1, 3)
+
+    def layout(self, bitstream):
+        return Layout((Region("all", 0, 8 * len(bitstream)),), 8 * len(bitstream))
+
+
 class LongLayout(Store):
     name = "long-layout"
 
@@ -81,16 +98,11 @@ IMAGES = {name: np.full((4, 8, 3), level, dtype=np.uint8) for name, level in (("
 NOISE, SAME = BSC(0.01), BSC(1e-2)
 
 
-def effort(examples, shrink_seconds=60.0):
-    return Effort(trials=10, examples=examples, shrink_seconds=shrink_seconds)
-
-
 @pytest.fixture
 def under_test(tmp_path):
     made = []
 
     def make(codec=Store, **more):
-        more.setdefault("effort", effort(60))
         more.setdefault("trials", 5)
         spec = CodecSpec(codec.name, Target(codec.__module__, codec.__qualname__, __file__))
         made.append(Subject(spec, images=more.pop("images", IMAGES), directory=tmp_path, **more))
@@ -162,47 +174,21 @@ def test_images_of_different_shapes_keep_their_results(under_test):
         assert trial.metrics["psnr"] > 20
 
 
-def test_a_search_finds_the_least_damage(under_test):
-    result = search(under_test(Brittle, effort=effort(100)), bit_flips)
-    found = result.counterexample
-    assert found.pattern.flips.tolist() == [8]
-    assert found.decoded.outcome is Outcome.RAISED
-    assert found.stream == found.pattern.apply(found.clean.bitstream)
-    assert result.outcomes[Outcome.RAISED] > 0
-
-
-def test_a_search_without_a_find_counts_what_it_saw(under_test):
-    result = search(under_test(), bit_flips)
-    assert result.counterexample is None
-    assert set(result.outcomes) == {Outcome.DEGRADED, Outcome.REFUSED}
-    assert 0 < result.streams <= 60
-
-
-def test_a_search_through_garbage(under_test):
-    found = search_garbage(under_test(), garbage(max_bytes=40)).counterexample
-    assert (found.clean, found.pattern) == (None, None)
-    # A stream of no pixels.
-    assert found.stream == b"\0"
-    assert found.decoded.outcome is Outcome.MISSHAPEN
-
-
-def test_shrinking_stops_in_time_with_what_was_found(under_test):
-    subject = under_test(Brittle, effort=effort(100, shrink_seconds=0.0))
-    found = search(subject, bit_flips).counterexample
-    assert any(flip in range(8, 200, 8) for flip in found.pattern.flips)
-    assert found.decoded.outcome is Outcome.RAISED
-
-
-def test_one_seed_tries_the_same_streams(under_test):
-    def seen(seed):
-        return search(under_test(effort=effort(40), search_seed=seed), bit_flips).outcomes
-
-    assert seen(3) == seen(3)
-
-
-def test_small_crops_serve_the_search_where_the_codec_takes_them(under_test):
-    large = np.zeros((90, 8, 3), np.uint8)
-    assert under_test(images={"large": large}).small["large"].shape == (64, 8)
+def test_small_crops_serve_the_searches_where_the_codec_takes_them(under_test):
+    wide = under_test(Wide, images={"large": np.zeros((90, 150, 3), np.uint8)})
+    assert list(wide.crops) == ["large 64x64", "large 43x61", "large 130x7", "large 64x1", "large 1x64"]
+    assert {label: c.shape for label, c in wide.small.items()} == {
+        "large 64x64": (64, 64),
+        "large 43x61": (61, 43),
+        "large 130x7": (7, 130),
+    }
+    assert wide.crops["large 64x1"].refused
+    assert not wide.crops["large 1x64"].refused
+    narrow = under_test(images={"narrow": np.zeros((90, 8, 3), np.uint8)})
+    assert [c.shape for c in narrow.small.values()] == [(64, 8), (61, 8), (7, 8)]
+    none = under_test(images={"low": np.zeros((5, 9, 3), np.uint8)}, profile=Profile(bpp=99.0, quality=1.0))
+    with pytest.raises(CleanRoundTripFailed):
+        _ = none.small
 
 
 def test_a_trial_is_reduced_to_its_cause(under_test):
