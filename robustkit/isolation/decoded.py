@@ -29,6 +29,10 @@ class Decoded:
         seconds: time in ``decode``, or until the worker was given up; a batch's time is shared out evenly.
         warnings: Python warnings during the decode, "Category: text"; and what went wrong with its batch, if anything.
         stream: where the bitstream is kept on disk, after a failure.
+        memory: bytes that the worker's process held on top of what it held once its codec was loaded, at the largest
+            seen during this decode; 0 where that is not known. A batch's is that of the whole batch.
+        after: where the process died, what it had decoded before, at most 8 streams, the last one last: each as 16
+            hexadecimal digits of its SHA-256. A crash may be of their making.
     """
 
     image: Image | None
@@ -37,6 +41,8 @@ class Decoded:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     stream: Path | None = None
+    memory: int = 0
+    after: tuple[str, ...] = ()
 
     @property
     def failure(self) -> Failure | None:

@@ -47,6 +47,60 @@ def resident(pid: int | None = None) -> int:
     return _statm(pid, 1)
 
 
+def reset_peak() -> bool:
+    """Forget this process's largest resident set so far; whether the system lets it (Linux)."""
+    try:
+        file = os.open("/proc/self/clear_refs", os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        return os.write(file, b"5") == 1
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
+class Usage:
+    """This process's resident set, during one stretch of work after another.
+
+    To ask the kernel takes longer than a small decode does. So it is asked only where pages were added to the process
+    in so many steps that more than a few MiB may have come.
+    """
+
+    _STEPS = 4
+
+    def __init__(self) -> None:
+        self._fresh = self._known = False
+        self._now = self._steps = 0
+
+    def begin(self) -> None:
+        """A stretch begins."""
+        if not self._fresh:
+            self._fresh = self._known = reset_peak()
+        self._steps = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def end(self) -> tuple[int, int]:
+        """It ends: the largest resident set since it began, and that of now, in bytes; 0 where not known."""
+        if not self._known:
+            return 0, 0
+        if not self._now or resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self._steps > self._STEPS:
+            self._fresh = False
+            found = _own_status()
+            self._now = found.get(b"VmRSS", 0)
+            return found.get(b"VmHWM", 0), self._now
+        return self._now, self._now
+
+
+def _own_status() -> dict[bytes, int]:
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            rows = [line.split() for line in file.read(1 << 13).splitlines()]
+    except OSError:
+        return {}
+    return {row[0].rstrip(b":"): 1024 * int(row[1]) for row in rows if len(row) == 3 and row[2] == b"kB"}
+
+
 def cap_address_space(memory: int) -> int:
     """Let this process map ``memory`` bytes more than it has now; returns the cap, 0 where there is none.
 
