@@ -171,6 +171,9 @@ class Surroundings:
             frame = frames.get(thread.ident or 0)
             if frame is None:
                 continue
+            # What was made of a text or frozen into the interpreter lies nowhere: whoever called it does.
+            while frame.f_code.co_filename.startswith("<") and frame.f_back is not None:
+                frame = frame.f_back
             # Parked in the standard library's locks and queues: the idle pool or monitor of a library.
             where = frame.f_code.co_filename
             if not where.startswith(self._library) or "site-packages" in where:

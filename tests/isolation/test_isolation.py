@@ -512,6 +512,15 @@ def test_a_decoder_that_speaks_for_its_worker_has_crashed(
         np.testing.assert_array_equal(workers.decode(stream, shape=(48, 64)).image, clean)
 
 
+def test_a_late_answer_is_never_taken_for_the_next_requests(stream: bytes, clean: Image, tmp_path: Path) -> None:
+    with CodecWorkers(spec(hostile.Forges, how="late"), directory=tmp_path, limits=PATIENT) as workers:
+        np.testing.assert_array_equal(workers.decode(damaged(stream), shape=(48, 64)).image, clean)
+        bad = workers.decode(damaged(stream), shape=(48, 64))
+        assert bad.outcome is Outcome.CRASHED
+        assert "to another request" in bad.message
+        np.testing.assert_array_equal(workers.decode(stream, shape=(48, 64)).image, clean)
+
+
 def test_a_size_that_nobody_knows_is_bounded_by_the_memory_limit(stream: bytes, tmp_path: Path) -> None:
     with CodecWorkers(spec(hostile.Forges, how="sparse"), directory=tmp_path, limits=PATIENT) as workers:
         bad = workers.decode(damaged(stream))
