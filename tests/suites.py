@@ -315,6 +315,22 @@ CODECS = dedent(
             return super().encode(image)
 
 
+    class Several(Plain):
+        """Has two defects in its header."""
+
+        name = "several"
+
+        def __init__(self, gain=1.0):
+            self.gain = gain
+
+        def decode(self, bitstream):
+            first = bitstream[:1]
+            sound = bytes([first[0] & 15]) + bitstream[1:] if first else first
+            if first and first[0] & 16:
+                raise RuntimeError("several")
+            return super().decode(sound)[: 3 if first > sound[:1] else None]
+
+
     class Silent(Plain):
         name = "silent"
         profile = None
@@ -330,7 +346,7 @@ CODECS = dedent(
 )
 NAMES = (
     "plain,blurry,fat,dead,time-dependent,process-dependent,forgetful,shuffled,nameless,touchy,believer,reader,"
-    "strict,hasty,lossy,refuser,guesser,excused,accused,absent,padded,turned,square,silent"
+    "strict,hasty,lossy,refuser,guesser,excused,accused,absent,padded,turned,square,several,silent"
 )
 
 

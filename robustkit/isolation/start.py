@@ -60,8 +60,8 @@ def order(spec: CodecSpec, memory: int) -> dict[str, Any]:
         WorkerError: a setting is nothing that can be told.
     """
     try:
-        settings = json.loads(json.dumps(dict(spec.settings), default=os.fspath))
-    except TypeError as error:
+        settings = json.loads(json.dumps(dict(spec.settings), default=os.fspath, allow_nan=False))
+    except (TypeError, ValueError) as error:
         raise WorkerError(
             f"codec {spec.name!r} has a setting that is no number, string, list or path: {error}"
         ) from error

@@ -49,7 +49,7 @@ class Report:
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flawed")
     make_suite(folder)
-    done = run_suite(folder, "--codec", NAMES, "--junitxml=junit.xml", "-q", "--robustkit-max-examples=100")
+    done = run_suite(folder, "--codec", NAMES, "--junitxml=junit.xml", "-q", "--robustkit-max-examples=40")
     assert done.returncode == 1, done.stdout + done.stderr
     found = Report(folder / "junit.xml", done.stdout)
     found.folder = folder
@@ -134,10 +134,10 @@ def test_a_size_that_is_refused_is_left_out_and_said(report):
 
 def test_a_search_counts_its_streams_and_what_became_of_them(report):
     counts, kind = report.measured["touchy", "decode_survives_bit_flips"]
-    assert re.fullmatch(r"100 streams: (\d+ \w+, )+\d+ \w+", counts)
+    assert re.fullmatch(r"40 streams: (\d+ \w+, )+\d+ \w+", counts)
     assert re.fullmatch(r"\d+ streams: ZeroDivisionError: touchy.*", kind)
     (whole,) = report.measured["plain", "decode_survives_each_flip_of_its_header"]
-    assert whole == "64 of 64 flips: 64 refused"
+    assert whole == "40 of 64 flips: 40 refused"
 
 
 def test_without_promises_only_what_needs_none_is_checked(report):
@@ -162,6 +162,18 @@ def test_a_known_defect_fails_as_expected_and_is_not_hidden(report, codec, check
     line = next(line for line in report.output.splitlines() if line.startswith(f"{codec}: does not conform"))
     assert "broken by known defects" in line
     assert link in line
+
+
+def test_each_kind_of_failure_has_its_least_damage_and_its_command(report):
+    message = report.messages["several", "decode_survives_each_flip_of_its_header"]
+    assert re.search(r"raised: \d+ streams: RuntimeError", message)
+    assert re.search(r"misshapen: \d+ streams: ", message)
+    assert message.index("raised: ") < message.index("misshapen: ")
+    assert re.findall(r"^ +(bit \d+): size$", message, re.MULTILINE) == ["bit 3", "bit 0"]
+    commands = re.findall(r"robustkit replay (\S+)", message)
+    assert len(set(commands)) == 2
+    for kind, file in zip(("misshapen", "raised"), commands, strict=True):
+        assert json.loads((report.folder / file).read_text())["outcome"] == kind
 
 
 def test_every_failure_ends_with_a_line_that_replays_it(report):

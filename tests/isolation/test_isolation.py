@@ -423,9 +423,10 @@ def test_a_codec_that_misses_something_says_what(tmp_path: Path, monkeypatch: py
         CodecWorkers(spec(hostile.Unloadable, how="missing"), directory=tmp_path, limits=PATIENT)
 
 
-def test_settings_must_cross_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [object(), float("inf")])
+def test_settings_must_cross_over(tmp_path: Path, value: object) -> None:
     with pytest.raises(WorkerError, match="'hostile-degrades' has a setting that is no number"):
-        CodecWorkers(spec(hostile.Degrades, drop=object()), directory=tmp_path)
+        CodecWorkers(spec(hostile.Degrades, drop=value), directory=tmp_path)
 
 
 def test_limits_are_positive() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from robustkit import Codec, DecodeError, Layout, Outcome, Region
 from robustkit.isolation import Limits
 from robustkit.judging import draws
 from robustkit.judging.effort import EFFORTS, Effort
+from robustkit.judging.evidence import Evidence
 from robustkit.judging.search import search, search_garbage, search_header, try_streams
 from robustkit.judging.subject import Subject
 from robustkit.outcome import Failure
@@ -273,6 +275,17 @@ def test_garbage_is_made_short_and_zero(under_test):
     assert (raised.example.clean, raised.example.pattern) == (None, None)
     assert len(raised.example.stream) in (4, 5)
     assert not any(raised.example.stream[:3])
+
+
+def test_a_counterexample_is_shown_although_it_can_not_be_kept(under_test, tmp_path):
+    """W6: JSON has no infinity, so what the search had found was lost."""
+    subject = under_test(Brittle, effort=effort(4096))
+    kind = search_header(subject).kinds[0]
+    evidence = Evidence(subject, "decode.survives.header-bits", "title", tmp_path)
+    assert evidence.counterexample(kind.example).startswith("robustkit replay ")
+    subject.spec = replace(subject.spec, settings={"gain": float("inf")})
+    assert evidence.counterexample(kind.example).startswith("not kept for replay: ")
+    assert "  bit 0: magic" in evidence.explain(kind.example)
 
 
 def test_given_streams_are_tried(under_test):
