@@ -57,6 +57,10 @@ THOROUGH = [
     "opencv-jpeg",
 ]
 
+#: Writes on until memory, time or the address space ends, whichever comes first this time.
+RUNAWAY = "imagecodecs-zfp"
+LOST = {Outcome.CRASHED, Outcome.EXHAUSTED, Outcome.HUNG}
+
 
 @pytest.fixture
 def subject(tmp_path) -> Callable[..., Subject]:
@@ -106,7 +110,10 @@ def check_replays(subject: Subject, result: SearchResult, tmp_path) -> None:
         assert len(stored.pattern.flips) == 1
         assert stored.pattern.keep is None
         replayed = run_replay(stored)
-        assert replayed.outcome is each.failure.outcome, replayed.message
+        if subject.name == RUNAWAY and each.failure.outcome in LOST:
+            assert replayed.outcome in LOST, replayed.message
+        else:
+            assert replayed.outcome is each.failure.outcome, replayed.message
 
 
 @pytest.mark.parametrize("name", sorted(BRITTLE))
