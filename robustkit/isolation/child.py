@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.isolation import wire
-from robustkit.isolation.limits import cap_address_space, is_out_of_memory, peak_bytes, resident
+from robustkit.isolation.limits import cap_address_space, is_out_of_memory, peak, peak_bytes, reset_peak, resident
 from robustkit.isolation.surroundings import Surroundings
 from robustkit.outcome import Outcome
 from robustkit.profile import Profile
@@ -40,6 +40,8 @@ _PR_SET_PDEATHSIG = 1
 
 #: What an operation may raise by contract; DecodeError where none is named.
 _REFUSALS: dict[str, type[Exception]] = {"load": CodecUnavailable, "encode": EncodeError}
+
+_DECODES = frozenset({"decode", "decode_batch"})
 
 _Answer = tuple[Any, Sequence[bytes | Image]]
 
@@ -77,6 +79,7 @@ class _Child:
         self._surroundings: Surroundings | None = None
         self._codec: Codec
         self._seconds = 0.0
+        self._resident = 0
         self._operations: dict[str, Callable[[dict[str, Any]], _Answer]] = {
             "load": self._load,
             "encode": self._encode,
@@ -104,6 +107,7 @@ class _Child:
         buffers: Sequence[bytes | Image] = ()
         failure: dict[str, str] | None = None
         exhausted = False
+        watched = operation in _DECODES and reset_peak()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             started = time.perf_counter()
@@ -123,6 +127,7 @@ class _Child:
                 else:
                     failure = _failure(Outcome.RAISED, _describe(error))
         self._seconds = 0.0
+        memory = max(0, peak() - self._resident) if watched else 0
         spoilt = None
         if self._surroundings is not None:
             if self._surroundings.forked:
@@ -136,6 +141,7 @@ class _Child:
             "lengths": wire.write(self._file, buffers),
             "failure": failure,
             "seconds": seconds,
+            "memory": memory,
             "warnings": _warnings(caught),
             "spoilt": spoilt,
         }
@@ -150,6 +156,7 @@ class _Child:
         # CUDA reserves far more address space than it uses; the parent watches the resident set in any case.
         if request["memory"] and device == "cpu":
             cap_address_space(request["memory"])
+        self._resident = resident()
         self._surroundings = Surroundings((0, 1, 2, self._socket.fileno(), self._file))
         return {
             "name": str(getattr(codec, "name", request["name"])),
@@ -159,7 +166,7 @@ class _Child:
             "sources": _sources(target.module),
             "profile": None if profile is None else profile.to_mapping(),
             "batched": getattr(type(codec), "decode_batch", Codec.decode_batch) is not Codec.decode_batch,
-            "resident": resident(),
+            "resident": self._resident,
             "peak": peak_bytes(resource.getrusage(resource.RUSAGE_SELF)),
         }, ()
 

@@ -29,6 +29,8 @@ class Decoded:
         seconds: time in ``decode``, or until the worker was given up; a batch's time is shared out evenly.
         warnings: Python warnings during the decode, "Category: text"; and what went wrong with its batch, if anything.
         stream: where the bitstream is kept on disk, after a failure.
+        memory: bytes that the worker's process held on top of what it held once its codec was loaded, at the largest
+            seen during this decode; 0 where that is not known. A batch's is that of the whole batch.
     """
 
     image: Image | None
@@ -37,6 +39,7 @@ class Decoded:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     stream: Path | None = None
+    memory: int = 0
 
     @property
     def failure(self) -> Failure | None:

@@ -47,6 +47,35 @@ def resident(pid: int | None = None) -> int:
     return _statm(pid, 1)
 
 
+def reset_peak() -> bool:
+    """Forget this process's largest resident set so far; whether the system lets it (Linux)."""
+    try:
+        file = os.open("/proc/self/clear_refs", os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        return os.write(file, b"5") == 1
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
+def peak() -> int:
+    """Bytes of this process's largest resident set since :func:`reset_peak`; 0 where that can't be read."""
+    try:
+        file = os.open("/proc/self/status", os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        found = os.read(file, 4096).partition(b"VmHWM:")[2].split(maxsplit=1)
+        return 1024 * int(found[0])
+    except (OSError, IndexError, ValueError):
+        return 0
+    finally:
+        os.close(file)
+
+
 def cap_address_space(memory: int) -> int:
     """Let this process map ``memory`` bytes more than it has now; returns the cap, 0 where there is none.
 

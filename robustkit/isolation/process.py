@@ -51,16 +51,20 @@ class WorkerError(RobustkitError, RuntimeError):
 class WorkerDied(Exception):
     """The worker is gone, and with it the answer; ``outcome`` says which of crashed, hung and exhausted it was."""
 
-    def __init__(self, outcome: Outcome, message: str, seconds: float) -> None:
+    def __init__(self, outcome: Outcome, message: str, seconds: float, memory: int = 0) -> None:
         super().__init__(message)
         self.outcome = outcome
         self.message = message
         self.seconds = seconds
+        self.memory = memory
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the worker says to one request. ``failure`` is (outcome, message), or ``None`` where ``value`` holds."""
+    """What the worker says to one request.
+
+    ``failure`` is (outcome, message), or ``None`` where ``value`` holds; ``memory`` as in ``Decoded``.
+    """
 
     value: Any
     lengths: list[int]
@@ -68,6 +72,7 @@ class Answer:
     seconds: float
     warnings: tuple[str, ...]
     spoilt: str | None
+    memory: int = 0
 
 
 class Worker:
@@ -77,22 +82,31 @@ class Worker:
         spec: the codec; its settings must be JSON (and paths).
         limits: time and memory.
         environment: variables for the process on top of this one's, of which it does not get the secrets.
+        directory: where it works; here if not given.
     """
 
-    def __init__(self, spec: CodecSpec, limits: Limits, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        spec: CodecSpec,
+        limits: Limits,
+        *,
+        environment: Mapping[str, str] | None = None,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
         if INSIDE in os.environ:
             raise WorkerError(
                 "a codec's module starts workers while a worker imports it: put that under if __name__ == '__main__'"
             )
         self._limits = limits
-        self._environment = {**_ALLOCATOR, **_PATIENCE, **clean(os.environ), **(environment or {}), INSIDE: "1"}
-        self._environment[TIME_LIMIT] = repr(limits.seconds)
+        self._environment = {**_ALLOCATOR, **_PATIENCE, **clean(os.environ)}
         self._order = _order(spec, limits.memory)
         self._name = spec.name
         self._python = spec.python
         if self._python is not None:
             for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
                 self._environment.pop(name, None)
+        self._environment |= {**(environment or {}), INSIDE: "1", TIME_LIMIT: repr(limits.seconds)}
+        self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._loaded: dict[str, Any] | None = None
@@ -151,6 +165,7 @@ class Worker:
             self._socket.sendall(wire.pack(request))
         except OSError:
             self._cut = True
+        self._peak = 0
         return self._answer(self._limits.seconds if seconds is None else seconds, watch=True)
 
     def images(self, answer: Answer, sizes: Sequence[tuple[int, int]]) -> list[Image]:
@@ -244,6 +259,7 @@ class Worker:
                     pass_fds=(theirs.fileno(), self._file),
                     start_new_session=True,
                     env=self._environment,
+                    cwd=self._directory,
                 )
                 .result()
             )
@@ -337,12 +353,14 @@ class Worker:
             if type(message["id"]) is not int or message["id"] != self._number:
                 raise wire.WireError(f"answer {message['id']!r:.99} to request {self._number}")
             lengths, seconds, spoilt = message["lengths"], message["seconds"], message["spoilt"]
-            failure, words = message["failure"], message["warnings"]
+            failure, words, memory = message["failure"], message["warnings"], message["memory"]
             if type(lengths) is not list or any(type(n) is not int or n < 0 for n in lengths):
                 raise wire.WireError(f"not lengths: {lengths!r:.99}")
             # Both ends read one clock. (The comparison is false for what is no finite number.)
             if type(seconds) not in (int, float) or not 0 <= seconds <= elapsed + 1:
                 raise wire.WireError(f"not a time within {elapsed:.3f} s: {seconds!r:.99}")
+            if type(memory) is not int or memory < 0:
+                raise wire.WireError(f"not bytes of memory: {memory!r:.99}")
             if type(words) is not list or not all(isinstance(w, str) for w in [*words, spoilt or ""]):
                 raise wire.WireError("warnings that are no text")
             return Answer(
@@ -352,6 +370,7 @@ class Worker:
                 seconds=float(seconds),
                 warnings=tuple(words),
                 spoilt=spoilt,
+                memory=max(memory, self._peak),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise wire.WireError(f"not an answer: {error}") from error
@@ -393,7 +412,7 @@ class Worker:
         if grown > self._limits.memory:
             self.restart()
             said = f"took more than the limit of {_mib(self._limits.memory)}: {_mib(grown)}"
-            raise WorkerDied(Outcome.EXHAUSTED, said, elapsed)
+            raise WorkerDied(Outcome.EXHAUSTED, said, elapsed, grown)
 
     def _hung(self, seconds: float) -> WorkerDied:
         process = self._process
@@ -407,9 +426,9 @@ class Worker:
             if self._errors not in [d for d, _ in self._poll.poll(1000 * left)]:
                 break
             self._hear()
-        where = self._tail
+        where, memory = self._tail, self._peak
         self._replace()
-        return WorkerDied(Outcome.HUNG, _with(f"not done after {seconds:g} s", where), seconds)
+        return WorkerDied(Outcome.HUNG, _with(f"not done after {seconds:g} s", where), seconds, memory)
 
     def garbled(self, error: Exception) -> WorkerDied:
         """The death of a worker that said what no worker says."""
@@ -444,7 +463,7 @@ class Worker:
             outcome = Outcome.EXHAUSTED
         if loaded is not None and not self._closed:
             self._start()
-        return WorkerDied(outcome, _with(said, words), elapsed)
+        return WorkerDied(outcome, _with(said, words), elapsed, max(0, grown))
 
     def _reap(self, process: subprocess.Popen[bytes]) -> tuple[int, int]:
         """Kill the process and its group, and take its exit status and peak resident set."""

@@ -63,6 +63,8 @@ class CodecWorkers:
         limits: time and memory of one decode.
         directory: bitstreams are written here before they are decoded, and stay here after a failure.
         batch: largest number of bitstreams in one ``decode_batch``.
+        environment: variables for the processes on top of this one's, such as ``MALLOC_PERTURB_`` or ``LC_ALL``.
+        directory_of_work: the processes' working directory; this one's if not given.
 
     Raises:
         CodecUnavailable: the codec can't be loaded; the message says why.
@@ -76,6 +78,8 @@ class CodecWorkers:
         limits: Limits | None = None,
         directory: str | os.PathLike[str],
         batch: int = 16,
+        environment: Mapping[str, str] | None = None,
+        directory_of_work: str | os.PathLike[str] | None = None,
     ) -> None:
         if workers < 1 or batch < 1:
             raise ValueError(f"workers = {workers!r}, batch = {batch!r}: give 1 or more")
@@ -87,10 +91,10 @@ class CodecWorkers:
         self._workers: list[Worker] = []
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         self._close = weakref.finalize(self, _close_all, self._workers)
-        environment = _share_of_cores(workers)
+        variables = {**_share_of_cores(workers), **(environment or {})}
         try:
             for _ in range(workers):
-                worker = Worker(spec, limits or Limits(), environment=environment)
+                worker = Worker(spec, limits or Limits(), environment=variables, directory=directory_of_work)
                 self._workers.append(worker)
                 self._idle.put(worker)
             about = self._workers[0].about()
@@ -294,11 +298,11 @@ class CodecWorkers:
             answer = worker.ask(operation, [stream], shape=shape)
             if answer.failure is not None:
                 worker.done(answer)
-                return Decoded(None, *answer.failure, answer.seconds, answer.warnings)
+                return Decoded(None, *answer.failure, answer.seconds, answer.warnings, memory=answer.memory)
             (decoded,) = _read(worker, answer, 1, shape)
             return decoded
         except WorkerDied as death:
-            return Decoded(None, death.outcome, death.message, death.seconds)
+            return Decoded(None, death.outcome, death.message, death.seconds, memory=death.memory)
 
     def _succeed(
         self,
@@ -351,9 +355,11 @@ def _read(worker: Worker, answer: Answer, count: int, shape: tuple[int, int] | N
             raise ValueError(f"one image for {count} streams")
         images = iter(worker.images(answer, sizes))
         decoded = [
-            Decoded(next(images), None, "", answer.seconds, answer.warnings)
+            Decoded(next(images), None, "", answer.seconds, answer.warnings, memory=answer.memory)
             if "size" in r
-            else Decoded(None, failed(r["outcome"]), str(r["message"]), answer.seconds, answer.warnings)
+            else Decoded(
+                None, failed(r["outcome"]), str(r["message"]), answer.seconds, answer.warnings, memory=answer.memory
+            )
             for r in answer.value
         ]
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -85,3 +85,18 @@ def test_a_password_in_an_address_is_a_secret() -> None:
     assert clean({"HTTPS_PROXY": "http://me:pw@proxy:3128", "HTTP_PROXY": "http://proxy:3128"}) == {
         "HTTP_PROXY": "http://proxy:3128"
     }
+
+
+def test_a_pool_gets_variables_and_a_working_directory_of_its_own(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    spec = CodecSpec(hostile.Tells.name, Target("hostile", "Tells", hostile.__file__))
+    more = {"MALLOC_PERTURB_": "165", "PYTHONHASHSEED": "7", "MY_TOKEN": "given"}
+    with CodecWorkers(spec, directory=tmp_path / "streams", environment=more, directory_of_work=work) as workers:
+        found = workers.describe()
+    assert more.items() <= found.items()
+    assert found["directory"] == str(work)
+    with CodecWorkers(spec, directory=tmp_path / "streams") as workers:
+        found = workers.describe()
+    assert found["directory"] == str(Path.cwd())
+    assert "MY_TOKEN" not in found

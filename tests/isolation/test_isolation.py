@@ -496,6 +496,7 @@ def test_nothing_that_a_worker_sends_is_believed_unchecked(tmp_path: Path) -> No
         ("two", "not 1 results"),
         ("texts", "warnings that are no text"),
         ("number", "answer True to request"),
+        ("memory", "not bytes of memory"),
     ],
 )
 def test_a_decoder_that_speaks_for_its_worker_has_crashed(

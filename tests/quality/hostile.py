@@ -817,6 +817,8 @@ class Forges(Thumbnail):
                 self._answer(warnings=[7])
             case "number":
                 self._answer(id=True)
+            case "memory":
+                self._answer(memory=-1)
         time.sleep(60)
         return clean
 
@@ -833,6 +835,7 @@ class Forges(Thumbnail):
     def _frame(self, **more: Any) -> bytes:
         number = self._caller("request")["id"]
         answer = {"id": number, "value": [], "lengths": [], "failure": None, "seconds": 0.0, "warnings": []}
+        answer["memory"] = 0
         return _frame(json.dumps({**answer, "spoilt": None, **more}).encode())
 
     def _answer(self, **more: Any) -> None:
@@ -966,3 +969,47 @@ class Unloadable(Thumbnail):
     @classmethod
     def missing(cls) -> str | None:
         return os.environ.get("HOSTILE_MISSING")
+
+
+# What others may want to know of a process
+
+
+class Tells(Thumbnail):
+    """Its description is where it works, and with which environment."""
+
+    name = "hostile-tells-all"
+
+    def describe(self) -> dict[str, str]:
+        return {**os.environ, "directory": os.getcwd()}
+
+
+class Takes(Thumbnail):
+    """Takes ``mib`` MiB for a damaged stream's decode, in a way that ``how`` names, and gives it back."""
+
+    name = "hostile-takes"
+
+    def __init__(self, *, how: str = "heap", mib: int = 64) -> None:
+        super().__init__()
+        self.how, self.size = how, mib << 20
+
+    def attack(self, clean: Image, loss: float, bitstream: bytes) -> Image:
+        match self.how:
+            case "heap":
+                np.ones(self.size, np.uint8)
+            case "memory file":
+                file = os.memfd_create("mine")
+                for _ in range(self.size >> 20):
+                    os.write(file, bytes(1 << 20))
+                time.sleep(0.2)
+                os.close(file)
+            case "child":
+                code = f"import time; x = b'x' * {self.size}; time.sleep(0.5)"
+                subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+            case "copy":
+                # Pages that a copy shares with this process are no memory of its own.
+                held = np.ones(self.size, np.uint8)
+                if not (copy := os.fork()):
+                    time.sleep(0.3)
+                    os._exit(int(held[0]) - 1)
+                os.waitpid(copy, 0)
+        return clean
