@@ -132,6 +132,21 @@ class CodecWorkers:
         """The processes' ids."""
         return tuple(w.pid for w in self._workers if w.pid is not None)
 
+    @property
+    def batched(self) -> bool:
+        """Whether the codec decodes batches in its own way."""
+        return self._batched
+
+    def restart(self) -> None:
+        """Put a fresh process, which has decoded nothing, in place of each."""
+        borrowed = [self._idle.get() for _ in self._workers]
+        try:
+            for worker in borrowed:
+                worker.restart()
+        finally:
+            for worker in borrowed:
+                self._idle.put(worker)
+
     def profile(self) -> Profile | None:
         """What the codec promises."""
         return self._profile

@@ -38,9 +38,9 @@ class Evidence:
         self.title = title
         self.directory = directory
 
-    def counterexample(self, found: Counterexample) -> str:
+    def counterexample(self, found: Counterexample, name: str = "") -> str:
         """Keep what the search found; returns the command that decodes it again, as do the next two."""
-        return self._keep(found.clean, found.pattern, found.stream, found.outcome, found.decoded.message)
+        return self._keep(found.clean, found.pattern, found.stream, found.outcome, found.decoded.message, name)
 
     def trial(self, trial: Trial) -> str:
         """Keep a trial's stream."""
