@@ -13,6 +13,7 @@ import pytest
 
 from robustkit import Codec, DecodeError, ErrorPattern, Layout, Outcome, Profile, Region
 from robustkit.channels import Truncation
+from robustkit.conformance import test_clean
 from robustkit.isolation import Decoded, Limits
 from robustkit.judging.effort import Effort
 from robustkit.judging.history import few_decodes, histories, kept_streams, trouble_left
@@ -222,6 +223,40 @@ class Gone(Means):
         return super().encode(image) + os.getcwd().encode()
 
 
+class Clock(Means):
+    """V6: the time in the stream, in seconds."""
+
+    name = "clock"
+
+    def encode(self, image):
+        return super().encode(image) + struct.pack(">I", int(time.time()))
+
+
+class Hashes(Means):
+    """V6: the hash of a string in the stream."""
+
+    name = "hashes"
+
+    def encode(self, image):
+        return super().encode(image) + struct.pack(">q", hash("x"))
+
+
+class Notebook:
+    """A claim that keeps what it is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def kept(self, measured, *_, **__):
+        self.said.append(f"kept: {measured}")
+
+    def broken(self, measured, *_, **__):
+        self.said.append(f"broken: {measured}")
+
+    def replay_clean(self, *_):
+        return "robustkit replay x"
+
+
 IMAGES = {
     "slope": np.arange(64 * 64 * 3, dtype=np.int64).reshape(64, 64, 3).astype(np.uint8),
     "noise": np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8),
@@ -372,6 +407,16 @@ def test_the_second_process_works_in_another_place(under_test):
     clean = next(iter(subject.small.values()))
     assert subject.workers.encode(clean.original) == clean.bitstream
     assert subject.elsewhere.encode(clean.original) != clean.bitstream
+
+
+@pytest.mark.parametrize("codec", [Clock, Hashes])
+def test_an_encoder_that_asks_the_clock_or_its_process_is_found(under_test, codec, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    claim = Notebook()
+    test_clean.test_encoding_is_deterministic(under_test(codec), claim)
+    (said,) = claim.said
+    assert said.startswith("broken: ")
+    assert said.endswith(": other bits")
 
 
 def test_elsewhere_differs_in_what_must_not_matter():
