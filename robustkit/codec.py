@@ -17,6 +17,11 @@ __all__ = ["Codec", "DecodeError", "DecoderFailed", "EncodeError", "Image", "Lay
 
 #: In a worker's environment: the seconds after which its parent gives up an encode or decode.
 TIME_LIMIT = "ROBUSTKIT_TIME_LIMIT"
+#: In a worker's environment, and so in that of all that its codec starts: the mark by which they are found and ended.
+MARK = "ROBUSTKIT_MARK"
+#: Processes that a codec keeps from one decode to the next, by their ids. Others that live on after a decode were left
+#: behind. What runs already when a codec's constructor returns needs no entry.
+KEPT: set[int] = set()
 
 
 class DecodeError(RobustkitError, ValueError):

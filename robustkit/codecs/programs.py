@@ -93,12 +93,17 @@ class _Keeper:
     """The asking process's end of a keeper."""
 
     def __init__(self) -> None:
+        from robustkit.codec import KEPT, MARK
+
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            # It ends its programs by itself, and removes their files; a killed one could not.
+            env={name: value for name, value in os.environ.items() if name != MARK},
         )
+        KEPT.add(self._process.pid)
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         _, told = self._pipes()
@@ -112,6 +117,9 @@ class _Keeper:
 
     def close(self) -> None:
         """End it, which ends its programs. Harmless the second time."""
+        from robustkit.codec import KEPT
+
+        KEPT.discard(self._process.pid)
         for pipe in self._pipes():
             with contextlib.suppress(OSError):
                 pipe.close()

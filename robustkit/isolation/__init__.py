@@ -14,7 +14,7 @@ only between two decodes.
 
 from robustkit.isolation.decoded import Decoded, fingerprint
 from robustkit.isolation.limits import Limits
-from robustkit.isolation.process import WorkerError
+from robustkit.isolation.start import WorkerError
 from robustkit.isolation.workers import Attributes, CodecWorkers
 
 __all__ = ["Attributes", "CodecWorkers", "Decoded", "Limits", "WorkerError", "fingerprint"]

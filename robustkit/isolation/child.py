@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.isolation import wire
-from robustkit.isolation.limits import cap_address_space, is_out_of_memory, peak, peak_bytes, reset_peak, resident
-from robustkit.isolation.surroundings import Surroundings
+from robustkit.isolation.limits import Usage, cap_address_space, is_out_of_memory, peak_bytes, resident
+from robustkit.isolation.surroundings import Growth, Surroundings
 from robustkit.outcome import Outcome
 from robustkit.profile import Profile
 from robustkit.registry import CodecSpec, CodecUnavailable, Target
@@ -36,7 +36,7 @@ LOST_CONNECTION = 70
 
 _LONGEST_TEXT = 2000
 _MOST_WARNINGS = 20
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 #: What an operation may raise by contract; DecodeError where none is named.
 _REFUSALS: dict[str, type[Exception]] = {"load": CodecUnavailable, "encode": EncodeError}
@@ -49,6 +49,8 @@ _Answer = tuple[Any, Sequence[bytes | Image]]
 def main(connection: int, memory_file: int, parent: int) -> NoReturn:
     """Serve the parent on the inherited descriptors ``connection`` and ``memory_file``; never returns."""
     if sys.platform == "linux":
+        # Orphans of what a decoder starts come to this process, so that they are found.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         # The kernel's word reaches even a process that loops in C with the interpreter's lock held.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -80,6 +82,7 @@ class _Child:
         self._codec: Codec
         self._seconds = 0.0
         self._resident = 0
+        self._growth, self._usage = Growth(0), Usage()
         self._operations: dict[str, Callable[[dict[str, Any]], _Answer]] = {
             "load": self._load,
             "encode": self._encode,
@@ -107,7 +110,9 @@ class _Child:
         buffers: Sequence[bytes | Image] = ()
         failure: dict[str, str] | None = None
         exhausted = False
-        watched = operation in _DECODES and reset_peak()
+        watched = operation in _DECODES
+        if watched:
+            self._usage.begin()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             started = time.perf_counter()
@@ -127,7 +132,8 @@ class _Child:
                 else:
                     failure = _failure(Outcome.RAISED, _describe(error))
         self._seconds = 0.0
-        memory = max(0, peak() - self._resident) if watched else 0
+        largest, now = self._usage.end() if watched else (0, 0)
+        memory = max(0, largest - self._resident)
         spoilt = None
         if self._surroundings is not None:
             if self._surroundings.forked:
@@ -135,6 +141,8 @@ class _Child:
             spoilt = self._surroundings.restore()
         if exhausted:
             spoilt = "ran out of memory"
+        if spoilt is None and watched:
+            spoilt = self._growth.after(len(request["lengths"]), now - sum([np.asarray(b).nbytes for b in buffers]))
         return {
             "id": request["id"],
             "value": value,
@@ -157,6 +165,7 @@ class _Child:
         if request["memory"] and device == "cpu":
             cap_address_space(request["memory"])
         self._resident = resident()
+        self._growth = Growth(request["memory"] // 4)
         self._surroundings = Surroundings((0, 1, 2, self._socket.fileno(), self._file))
         return {
             "name": str(getattr(codec, "name", request["name"])),

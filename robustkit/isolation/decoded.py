@@ -31,6 +31,8 @@ class Decoded:
         stream: where the bitstream is kept on disk, after a failure.
         memory: bytes that the worker's process held on top of what it held once its codec was loaded, at the largest
             seen during this decode; 0 where that is not known. A batch's is that of the whole batch.
+        after: where the process died, what it had decoded before, at most 8 streams, the last one last: each as 16
+            hexadecimal digits of its SHA-256. A crash may be of their making.
     """
 
     image: Image | None
@@ -40,6 +42,7 @@ class Decoded:
     warnings: tuple[str, ...] = ()
     stream: Path | None = None
     memory: int = 0
+    after: tuple[str, ...] = ()
 
     @property
     def failure(self) -> Failure | None:

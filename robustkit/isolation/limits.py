@@ -61,19 +61,44 @@ def reset_peak() -> bool:
         os.close(file)
 
 
-def peak() -> int:
-    """Bytes of this process's largest resident set since :func:`reset_peak`; 0 where that can't be read."""
+class Usage:
+    """This process's resident set, during one stretch of work after another.
+
+    To ask the kernel takes longer than a small decode does. So it is asked only where pages were added to the process
+    in so many steps that more than a few MiB may have come.
+    """
+
+    _STEPS = 4
+
+    def __init__(self) -> None:
+        self._fresh = self._known = False
+        self._now = self._steps = 0
+
+    def begin(self) -> None:
+        """A stretch begins."""
+        if not self._fresh:
+            self._fresh = self._known = reset_peak()
+        self._steps = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def end(self) -> tuple[int, int]:
+        """It ends: the largest resident set since it began, and that of now, in bytes; 0 where not known."""
+        if not self._known:
+            return 0, 0
+        if not self._now or resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self._steps > self._STEPS:
+            self._fresh = False
+            found = _own_status()
+            self._now = found.get(b"VmRSS", 0)
+            return found.get(b"VmHWM", 0), self._now
+        return self._now, self._now
+
+
+def _own_status() -> dict[bytes, int]:
     try:
-        file = os.open("/proc/self/status", os.O_RDONLY)
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            rows = [line.split() for line in file.read(1 << 13).splitlines()]
     except OSError:
-        return 0
-    try:
-        found = os.read(file, 4096).partition(b"VmHWM:")[2].split(maxsplit=1)
-        return 1024 * int(found[0])
-    except (OSError, IndexError, ValueError):
-        return 0
-    finally:
-        os.close(file)
+        return {}
+    return {row[0].rstrip(b":"): 1024 * int(row[1]) for row in rows if len(row) == 3 and row[2] == b"kB"}
 
 
 def cap_address_space(memory: int) -> int:

@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import random
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import robustkit
-from robustkit.codec import TIME_LIMIT, Image
-from robustkit.errors import RobustkitError
-from robustkit.isolation import wire
+from robustkit.codec import Image
+from robustkit.isolation import tree, wire
 from robustkit.isolation.child import LOST_CONNECTION
-from robustkit.isolation.environment import clean
-from robustkit.isolation.limits import Limits, kernel_kills, peak_bytes, resident, says_out_of_memory
+from robustkit.isolation.limits import Limits, kernel_kills, resident, says_out_of_memory
+from robustkit.isolation.start import INSIDE, WorkerError, order, start, variables
 from robustkit.outcome import Outcome
 from robustkit.registry import CodecSpec, CodecUnavailable
-
-#: Set in a worker's environment.
-INSIDE = "ROBUSTKIT_WORKER"
-
-# glibc gives the pages of a freed image back to the kernel, and faulting them in again for the next one costs half as
-# much as decoding a JPEG. (Where buffers lie does not change: from the first freed one on, glibc has them in its heap.)
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
-
-# OpenMP's threads wait for one another by spinning. Where something else wants the same cores, a decode of one second
-# then takes ten and looks hung. Put to sleep at once they would take half as long again on idle cores; so they spin for
-# some ten microseconds, then sleep.
-_PATIENCE = {"GOMP_SPINCOUNT": "10000"}
 
 _TICK = 0.02
 _TAIL = 4000
 _KEPT_MEMORY_FILE = 64 * 2**20
 _LAST_WORDS = 1.0
-
-
-class WorkerError(RobustkitError, RuntimeError):
-    """A codec failed where nothing but success or a refusal is allowed, or a worker can't be used at all."""
+#: A tick in so many looks at all that the process has started; each look reads a few files of /proc.
+_TREE = 5 if tree.LISTED else 25
+_BEFORE = 8
+_DECODES = frozenset({"decode", "decode_batch"})
+_MOST_REASONS = 50
+_LONGEST_REASON = 200
 
 
 class WorkerDied(Exception):
@@ -53,6 +40,7 @@ class WorkerDied(Exception):
 
     def __init__(self, outcome: Outcome, message: str, seconds: float, memory: int = 0) -> None:
         super().__init__(message)
+        self.before: tuple[bytes, ...] = ()
         self.outcome = outcome
         self.message = message
         self.seconds = seconds
@@ -83,6 +71,10 @@ class Worker:
         limits: time and memory.
         environment: variables for the process on top of this one's, of which it does not get the secrets.
         directory: where it works; here if not given.
+
+    Attributes:
+        replaced: why a process was replaced though it had answered all that it was asked, and how often.
+        suspects: for each of these reasons the streams that the first such process had decoded before, the last ones.
     """
 
     def __init__(
@@ -93,24 +85,25 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.replaced: Counter[str] = Counter()
+        self.suspects: dict[str, tuple[bytes, ...]] = {}
         if INSIDE in os.environ:
             raise WorkerError(
                 "a codec's module starts workers while a worker imports it: put that under if __name__ == '__main__'"
             )
         self._limits = limits
-        self._environment = {**_ALLOCATOR, **_PATIENCE, **clean(os.environ)}
-        self._order = _order(spec, limits.memory)
-        self._name = spec.name
         self._python = spec.python
-        if self._python is not None:
-            for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
-                self._environment.pop(name, None)
-        self._environment |= {**(environment or {}), INSIDE: "1", TIME_LIMIT: repr(limits.seconds)}
+        self._environment = variables(
+            environment or {}, seconds=limits.seconds, inherits_python=self._python is None, source=os.environ
+        )
+        self._order = order(spec, limits.memory)
+        self._name = spec.name
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._closed = self._asked = False
         self._loaded: dict[str, Any] | None = None
-        self._number = 0
+        self._before: tuple[bytes, ...] = ()
+        self._random = random.Random(os.urandom(32))
         self._start()
 
     @property
@@ -145,6 +138,7 @@ class Worker:
                     message = f"codec {self._name!r} can't be loaded: {message}"
                 raise CodecUnavailable(message)
             self._loaded = answer.value
+            self._held = self._hold()
             self._tail = b""
         return self._loaded
 
@@ -158,15 +152,27 @@ class Worker:
             CodecUnavailable, WorkerError: as :meth:`about`.
         """
         self.about()
-        self._number += 1
+        decoded = self._decoded
+        self._before = tuple(decoded)
+        self._asked = True
+        # Nothing that an earlier decode has left running can know it beforehand.
+        self._id = f"{self._random.getrandbits(64):x}"
         lengths = wire.write(self._file, buffers)
-        request = {"operation": operation, "id": self._number, "lengths": lengths, **more}
+        request = {"operation": operation, "id": self._id, "lengths": lengths, **more}
         try:
             self._socket.sendall(wire.pack(request))
         except OSError:
             self._cut = True
         self._peak = 0
-        return self._answer(self._limits.seconds if seconds is None else seconds, watch=True)
+        try:
+            return self._answer(self._limits.seconds if seconds is None else seconds, watch=True)
+        except WorkerDied as death:
+            death.before = self._before
+            raise
+        finally:
+            self._asked = False
+            if operation in _DECODES:
+                decoded.extend(bytes(b) for b in buffers[-_BEFORE:])
 
     def images(self, answer: Answer, sizes: Sequence[tuple[int, int]]) -> list[Image]:
         """The images that ``answer`` announces, as arrays of their own.
@@ -209,6 +215,7 @@ class Worker:
     def done(self, answer: Answer) -> None:
         """Nothing more is read from ``answer``: make the worker fit for the next request."""
         if answer.spoilt is not None:
+            self._blame(answer.spoilt)
             self.restart()
         elif os.fstat(self._file).st_size > _KEPT_MEMORY_FILE:
             os.ftruncate(self._file, 0)
@@ -218,6 +225,14 @@ class Worker:
         self.kill()
         if not self._closed:
             self._start()
+
+    def _blame(self, reason: str) -> None:
+        """Count why a process is replaced that has answered all that it was asked."""
+        reason = reason[:_LONGEST_REASON]
+        if reason not in self.replaced and len(self.replaced) >= _MOST_REASONS:
+            reason = "other reasons"
+        self.suspects.setdefault(reason, tuple(self._decoded))
+        self.replaced[reason] += 1
 
     def _replace(self) -> None:
         # A process that can't even load its codec is not started over and over.
@@ -229,39 +244,30 @@ class Worker:
     def close(self) -> None:
         """End the process, and everything that it started, for good."""
         self._closed = True
-        self.kill()
+        process, self._process = self._process, None
+        if process is not None:
+            idle = not self._asked and self._loaded is not None
+            # Not by poll(), which another thread may be in, whose request ends by this.
+            died = idle and self._pidfd >= 0 and tree.readable(self._pidfd, 0.0)
+            ended = self._end(process)
+            if died:
+                self._blame(f"{_manner(ended.status)} between two decodes")
 
     def kill(self) -> None:
         """End the process now. Harmless where there is none."""
         process, self._process = self._process, None
         if process is not None:
-            self._reap(process)
-            self._release(process)
+            self._end(process)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._file = wire.memory_file()
-        code = (
-            (_our_path() if self._python is None else _ours_alone())
-            + "from robustkit.isolation.child import main\n"
-            + f"main({theirs.fileno()}, {self._file}, {os.getpid()})"
-        )
         try:
-            process = (
-                _launcher()
-                .submit(
-                    subprocess.Popen,
-                    [self._python or sys.executable, "-c", code],
-                    bufsize=0,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=(theirs.fileno(), self._file),
-                    start_new_session=True,
-                    env=self._environment,
-                    cwd=self._directory,
-                )
-                .result()
+            process, self._mark = start(
+                self._python,
+                (theirs.fileno(), self._file),
+                environment=self._environment,
+                directory=self._directory,
             )
         except BaseException:
             ours.close()
@@ -291,27 +297,45 @@ class Worker:
             self._pidfd = -1
         if self._pidfd >= 0:
             self._poll.register(self._pidfd, select.POLLIN)
-        self._number = 0
-        self._socket.sendall(self._order)
+        self._decoded: deque[bytes] = deque(maxlen=_BEFORE)
+        self._id = f"{self._random.getrandbits(64):x}"
+        # Whoever can't read its order is dead, and will be found so.
+        with contextlib.suppress(OSError):
+            self._socket.sendall(wire.pack({**self._order, "id": self._id}))
 
     def _clear(self) -> None:
         """Notice, between two requests, that the process has died or has spoken unasked; start with empty ears."""
         if self._process is None or self._loaded is None:
             return
-        if self._inbox:
+        if lost := self._lost():
+            self._blame(lost)
             self.restart()
-            return
-        for descriptor, _ in self._poll.poll(0):
-            if descriptor == self._errors:
-                self._hear()
-            else:
-                self.restart()
-                return
         self._tail = b""
+
+    def _lost(self) -> str | None:
+        """Whether the process that nobody has asked for anything is lost, and how."""
+        process = self._process
+        if process is None:
+            return None
+        if self._inbox:
+            return "spoke between two decodes"
+        found = [descriptor for descriptor, _ in self._poll.poll(0)]
+        if self._errors in found:
+            self._hear()
+            found.remove(self._errors)
+        if not found:
+            return None
+        if self._pidfd in found or not self._receive():
+            # Its connection ends before itself does.
+            ended = self._pidfd < 0 or tree.readable(self._pidfd, _LAST_WORDS)
+            self._process = None
+            said = _manner(self._end(process).status)
+            return f"{said if ended else 'broke its connection'} between two decodes"
+        return "spoke between two decodes"
 
     def _answer(self, seconds: float, *, watch: bool) -> Answer:
         started = time.monotonic()
-        deadline, check = started + seconds, started + _TICK
+        deadline, check, ticks = started + seconds, started + _TICK, 0
         try:
             while True:
                 if (message := self._inbox.take()) is not None:
@@ -322,7 +346,8 @@ class Worker:
                 if now >= check:
                     check = now + _TICK
                     if watch:
-                        self._watch(now - started)
+                        ticks += 1
+                        self._watch(now - started, ticks)
                 ended = False
                 for descriptor, _ in self._poll.poll(1000 * max(0.0, min(check, deadline) - now)):
                     if descriptor == self._errors:
@@ -350,8 +375,8 @@ class Worker:
         if self._inbox:
             raise wire.WireError("more than one answer to a request")
         try:
-            if type(message["id"]) is not int or message["id"] != self._number:
-                raise wire.WireError(f"answer {message['id']!r:.99} to request {self._number}")
+            if type(message["id"]) is not str or message["id"] != self._id:
+                raise wire.WireError(f"answer {message['id']!r:.99} to another request")
             lengths, seconds, spoilt = message["lengths"], message["seconds"], message["spoilt"]
             failure, words, memory = message["failure"], message["warnings"], message["memory"]
             if type(lengths) is not list or any(type(n) is not int or n < 0 for n in lengths):
@@ -404,12 +429,20 @@ class Worker:
             with contextlib.suppress(KeyError):
                 self._poll.unregister(self._errors)
 
-    def _watch(self, elapsed: float) -> None:
-        if not self._limits.memory or self._loaded is None or self.pid is None:
+    def _hold(self) -> int:
+        """Bytes that the process and all that it has started hold, beside the memory file."""
+        assert self._process is not None
+        status = os.fstat(self._file)
+        return tree.held(self._process.pid, aside=[(status.st_dev, status.st_ino)])
+
+    def _watch(self, elapsed: float, ticks: int) -> None:
+        if self._loaded is None or self.pid is None:
             return
         grown = resident(self.pid) - self._loaded["resident"]
+        if ticks % _TREE == 0:
+            grown = max(grown, self._hold() - self._held)
         self._peak = max(self._peak, grown)
-        if grown > self._limits.memory:
+        if self._limits.memory and grown > self._limits.memory:
             self.restart()
             said = f"took more than the limit of {_mib(self._limits.memory)}: {_mib(grown)}"
             raise WorkerDied(Outcome.EXHAUSTED, said, elapsed, grown)
@@ -433,31 +466,22 @@ class Worker:
     def garbled(self, error: Exception) -> WorkerDied:
         """The death of a worker that said what no worker says."""
         self._replace()
-        return WorkerDied(Outcome.CRASHED, f"wrote to its worker's own connection: {error}", 0.0)
+        death = WorkerDied(Outcome.CRASHED, f"wrote to its worker's own connection: {error}", 0.0)
+        death.before = self._before
+        return death
 
     def _died(self, elapsed: float) -> WorkerDied:
         process, self._process = self._process, None
         assert process is not None
-        status, peak = self._reap(process)
-        for _ in range(64):
-            before = self._tail
-            self._hear()
-            if self._tail == before:
-                break
-        self._release(process)
+        status, peak, _ = self._end(process)
         loaded, self._loaded = self._loaded, None
         grown = max(self._peak, peak - loaded["peak"]) if loaded else 0
         words = self._tail
         outcome = Outcome.CRASHED
-        if status < 0:
-            said = f"died of {_signal_name(-status)}"
-        elif status == LOST_CONNECTION:
-            said = "broke its worker's connection"
-        else:
-            said = f"ended its process with exit status {status}"
+        said = _manner(status)
         if self._limits.memory and grown > 0.75 * self._limits.memory:
             outcome, said = Outcome.EXHAUSTED, f"{said} after it had taken {_mib(grown)}"
-        elif -status == signal.SIGKILL and kernel_kills() > self._kernel_kills:
+        elif status == -signal.SIGKILL and kernel_kills() > self._kernel_kills:
             outcome, said = Outcome.EXHAUSTED, "was killed by the kernel: the machine's memory ran out"
         elif says_out_of_memory(words.decode(errors="replace")):
             outcome = Outcome.EXHAUSTED
@@ -465,25 +489,23 @@ class Worker:
             self._start()
         return WorkerDied(outcome, _with(said, words), elapsed, max(0, grown))
 
-    def _reap(self, process: subprocess.Popen[bytes]) -> tuple[int, int]:
-        """Kill the process and its group, and take its exit status and peak resident set."""
-        # Not through Popen, whose kill() first polls, which would take the exit status away from wait4.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        if process.returncode is not None:
-            return process.returncode, 0
-        os.kill(process.pid, signal.SIGKILL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        return process.returncode, peak_bytes(usage)
-
-    def _release(self, process: subprocess.Popen[bytes]) -> None:
+    def _end(self, process: subprocess.Popen[bytes]) -> tree.Ended:
+        """End the process and all that it has started, keep its last words, and let go of what joins us to it."""
+        ended = tree.end(process, pidfd=self._pidfd, mark=self._mark)
+        for _ in range(64):
+            before = self._tail
+            self._hear()
+            if self._tail == before:
+                break
         self._socket.close()
         if process.stderr is not None:
             process.stderr.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
         os.close(self._file)
+        if ended.given_up:
+            tree.warn_of(process.pid)
+        return ended
 
 
 def failed(name: str) -> Outcome:
@@ -507,56 +529,15 @@ def _tells_of_a_codec(value: object) -> bool:
     return all(type(value.get(key)) is kind for key, kind in kinds.items())
 
 
-def _our_path() -> str:
-    """Python code that makes a worker import what this process would."""
-    path = [entry or os.getcwd() for entry in sys.path]
-    return f"import sys\nsys.path[:] = {path!r}\n"
-
-
-def _ours_alone() -> str:
-    """Python code that gives another interpreter this robustkit, and nothing else that is installed beside it."""
-    folder = os.path.dirname(os.path.abspath(robustkit.__file__))
-    return (
-        "import sys\n"
-        "if sys.version_info < (3, 11): sys.exit('robustkit needs Python 3.11 or newer, this is ' + sys.version)\n"
-        "from importlib import util\n"
-        f"spec = util.spec_from_file_location('robustkit', {os.path.join(folder, '__init__.py')!r},"
-        f" submodule_search_locations=[{folder!r}])\n"
-        "sys.modules['robustkit'] = module = util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-    )
-
-
-_launchers: dict[int, ThreadPoolExecutor] = {}
-
-
-def _launcher() -> ThreadPoolExecutor:
-    """The thread that starts every worker: Linux kills a worker when the *thread* that started it ends."""
-    if os.getpid() not in _launchers:
-        _launchers.clear()
-        _launchers[os.getpid()] = ThreadPoolExecutor(1, thread_name_prefix="robustkit-launcher")
-    return _launchers[os.getpid()]
-
-
-def _order(spec: CodecSpec, memory: int) -> bytes:
-    try:
-        settings = json.loads(json.dumps(dict(spec.settings), default=os.fspath))
-    except TypeError as error:
-        raise WorkerError(
-            f"codec {spec.name!r} has a setting that is no number, string, list or path: {error}"
-        ) from error
-    return wire.pack(
-        {
-            "operation": "load",
-            "id": 0,
-            "name": spec.name,
-            "module": spec.target.module,
-            "attribute": spec.target.attribute,
-            "file": spec.target.file,
-            "settings": settings,
-            "memory": memory,
-        }
-    )
+def _manner(status: int | None) -> str:
+    """How a process ended."""
+    if status is None:
+        return "ended, and how can't be known"
+    if status < 0:
+        return f"died of {_signal_name(-status)}"
+    if status == LOST_CONNECTION:
+        return "broke its worker's connection"
+    return f"ended its process with exit status {status}"
 
 
 def _signal_name(number: int) -> str:

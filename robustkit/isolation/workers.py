@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import itertools
 import json
 import os
 import queue
-import re
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -23,7 +20,9 @@ import numpy as np
 from robustkit.codec import DecodeError, EncodeError, Image, Layout, Region
 from robustkit.isolation.decoded import Decoded
 from robustkit.isolation.limits import Limits
-from robustkit.isolation.process import Answer, Worker, WorkerDied, WorkerError, failed
+from robustkit.isolation.process import Answer, Worker, WorkerDied, failed
+from robustkit.isolation.start import WorkerError
+from robustkit.isolation.streams import Streams, digest
 from robustkit.outcome import Outcome
 from robustkit.pixels import check_image
 from robustkit.profile import Profile, ProfileError
@@ -61,13 +60,15 @@ class CodecWorkers:
         workers: processes. With more than one (or under pytest-xdist) each gets its share of the cores, through
             ``OMP_NUM_THREADS``, unless that is set already.
         limits: time and memory of one decode.
-        directory: bitstreams are written here before they are decoded, and stay here after a failure.
+        directory: bitstreams are written here before they are decoded, and stay here after a failure, the newest
+            ``streams.MOST_KEPT`` of a codec.
         batch: largest number of bitstreams in one ``decode_batch``.
         environment: variables for the processes on top of this one's, such as ``MALLOC_PERTURB_`` or ``LC_ALL``.
         directory_of_work: the processes' working directory; this one's if not given.
 
     Raises:
         CodecUnavailable: the codec can't be loaded; the message says why.
+        OSError: ``directory`` can't be made.
     """
 
     def __init__(
@@ -83,10 +84,7 @@ class CodecWorkers:
     ) -> None:
         if workers < 1 or batch < 1:
             raise ValueError(f"workers = {workers!r}, batch = {batch!r}: give 1 or more")
-        self._directory = Path(directory).absolute()
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._prefix = re.sub(r"[^\w.-]", "_", spec.name)
-        self._files = itertools.count()
+        self._streams = Streams(directory, spec.name)
         self._batch = batch
         self._workers: list[Worker] = []
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
@@ -146,6 +144,20 @@ class CodecWorkers:
         finally:
             for worker in borrowed:
                 self._idle.put(worker)
+
+    @property
+    def replaced(self) -> Mapping[str, int]:
+        """Why processes were replaced that had given every answer, and how often: a decoder left damage behind.
+
+        Such as "left a process behind", "died of SIGSEGV between two decodes", "its memory grew by about 4 MiB a
+        decode". A process that dies during a decode is not counted: its outcome says so.
+        """
+        return sum((w.replaced for w in self._workers), Counter[str]())
+
+    @property
+    def suspects(self) -> Mapping[str, tuple[str, ...]]:
+        """For each reason in :attr:`replaced`, what such a process had decoded, as ``Decoded.after``."""
+        return {why: tuple(map(digest, found)) for w in self._workers for why, found in w.suspects.items()}
 
     def profile(self) -> Profile | None:
         """What the codec promises."""
@@ -223,6 +235,7 @@ class CodecWorkers:
 
         Raises:
             CodecUnavailable: a new worker can't load the codec any more.
+            OSError: the bitstream can't be written to disk.
         """
         with self._borrow() as worker:
             (decoded,) = self._on_disk([bitstream], lambda: [self._one(worker, bitstream, shape, "decode")])
@@ -264,19 +277,15 @@ class CodecWorkers:
         paths = []
         try:
             for stream in streams:
-                paths.append(self._directory / f"{self._prefix}-{os.getpid()}-{next(self._files)}.decoding")
-                paths[-1].write_bytes(stream)
+                paths.append(self._streams.hold(stream))
             decoded = decode()
-            for i, (path, found) in enumerate(zip(paths, decoded, strict=True)):
+            for i, (stream, found) in enumerate(zip(streams, decoded, strict=True)):
                 if found.outcome is not None and found.outcome.failure:
-                    digest = hashlib.sha256(streams[i]).hexdigest()[:16]
-                    kept = self._directory / f"{self._prefix}-{digest}.bin"
-                    path.replace(kept)
-                    decoded[i] = replace(found, stream=kept)
+                    decoded[i] = replace(found, stream=self._streams.keep(stream))
             return decoded
         finally:
             for path in paths:
-                path.unlink(missing_ok=True)
+                self._streams.release(path)
 
     def _bisect(self, worker: Worker, streams: Sequence[bytes], shape: tuple[int, int] | None) -> list[Decoded]:
         if not self._batched:
@@ -317,7 +326,8 @@ class CodecWorkers:
             (decoded,) = _read(worker, answer, 1, shape)
             return decoded
         except WorkerDied as death:
-            return Decoded(None, death.outcome, death.message, death.seconds, memory=death.memory)
+            after = tuple(map(digest, death.before))
+            return Decoded(None, death.outcome, death.message, death.seconds, memory=death.memory, after=after)
 
     def _succeed(
         self,

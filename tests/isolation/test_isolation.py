@@ -495,7 +495,7 @@ def test_nothing_that_a_worker_sends_is_believed_unchecked(tmp_path: Path) -> No
         ("none", "not 1 results"),
         ("two", "not 1 results"),
         ("texts", "warnings that are no text"),
-        ("number", "answer True to request"),
+        ("number", "answer True to another request"),
         ("memory", "not bytes of memory"),
     ],
 )

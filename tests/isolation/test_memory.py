@@ -44,3 +44,28 @@ def test_a_batch_and_a_refusal_and_a_death_say_so_too(stream: bytes, tmp_path: P
         bad = workers.decode(stream + b"x")
     assert bad.outcome is Outcome.EXHAUSTED
     assert bad.memory > 256 * MIB
+
+
+@pytest.mark.parametrize("how", ["memory file", "child"])
+def test_memory_elsewhere_counts(how: str, stream: bytes, tmp_path: Path) -> None:
+    with pool(hostile.Takes, tmp_path, how=how, mib=400) as workers:
+        workers.decode(stream)
+        bad = workers.decode(stream + b"x")
+        assert bad.outcome is Outcome.EXHAUSTED
+        assert "limit of 256 MiB" in bad.message
+        assert bad.memory > 256 * MIB
+        assert workers.decode(stream).outcome is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["memory file", "child"])
+def test_memory_elsewhere_is_known(how: str, stream: bytes, tmp_path: Path) -> None:
+    with pool(hostile.Takes, tmp_path, how=how, mib=100) as workers:
+        assert 80 * MIB < workers.decode(stream + b"x").memory < 140 * MIB
+
+
+def test_what_a_copy_shares_counts_once(stream: bytes, tmp_path: Path) -> None:
+    with pool(hostile.Takes, tmp_path, how="copy", mib=200) as workers:
+        found = workers.decode(stream + b"x")
+    assert found.outcome is None
+    assert 200 * MIB <= found.memory < 230 * MIB

@@ -11,10 +11,12 @@ import ctypes
 import itertools
 import json
 import locale
+import multiprocessing
 import os
 import platform
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -1013,3 +1015,91 @@ class Takes(Thumbnail):
                     os._exit(int(held[0]) - 1)
                 os.waitpid(copy, 0)
         return clean
+
+
+class LeavesMore(Thumbnail):
+    """Returns the right image, and leaves behind what ``how`` says."""
+
+    name = "hostile-leaves-more"
+
+    def __init__(self, *, how: str, note: str = "") -> None:
+        super().__init__()
+        self.how, self.note = how, note
+        self.held: list[Any] = []
+        if how == "a server":
+            self._grandchild()
+
+    def attack(self, clean: Image, loss: float, bitstream: bytes) -> Image:
+        match self.how:
+            case "environment":
+                os.environ["LEFT"] = "behind"
+                os.environ.pop("HOME", None)
+            case "C environment":
+                libc.setenv(b"LEFT", b"behind", 1)
+            case "orphan":
+                self._grandchild()
+            case "orphan and crash":
+                self._grandchild()
+                os.abort()
+            case "child":
+                self._tell(subprocess.Popen(["sleep", "600"]).pid)
+            case "kept":
+                if not self.held:
+                    self.held.append(subprocess.Popen(["sleep", "600"]))
+                    robustkit.codec.KEPT.add(self.held[0].pid)
+            case "pool":
+                if not self.held:
+                    self.held.append(multiprocessing.get_context("spawn").Pool(2))
+                    self.held[0].map(abs, [1, 2])
+            case "POSIX timer":
+                self._timer()
+            case "late death":
+                # Until then its thread sleeps in the standard library, as the idle one of a library does.
+                threading.Timer(0.2, os.abort).start()
+            case "leak":
+                self.held.append(np.ones(4 << 20, np.uint8))
+            case "busy thread":
+                threading.Thread(target=self._spin, daemon=True).start()
+            case "folder":
+                for name in os.listdir(self.note):
+                    os.unlink(os.path.join(self.note, name))
+                os.rmdir(self.note)
+            case "file for a folder":
+                shutil.rmtree(self.note)
+                open(self.note, "w").close()
+            case "folder for a file":
+                for name in os.listdir(self.note):
+                    os.unlink(os.path.join(self.note, name))
+                    os.makedirs(os.path.join(self.note, name, "deep"))
+        return clean
+
+    def describe(self) -> dict[str, str]:
+        libc.getenv.restype = ctypes.c_char_p
+        found = {**os.environ, "LEFT in C": str(libc.getenv(b"LEFT"))}
+        return {name: value for name, value in found.items() if name != robustkit.codec.MARK}
+
+    def _grandchild(self) -> None:
+        """A process in a session of its own, whose parent has ended."""
+        code = "import os, sys, time; os.fork() and os._exit(0); os.setsid(); "
+        code += "file = open(sys.argv[1], 'a'); file.write(f'{os.getpid()} '); file.close(); time.sleep(600)"
+        subprocess.run([sys.executable, "-I", "-S", "-c", code, self.note], check=True)
+        time.sleep(0.1)
+
+    def _tell(self, pid: int) -> None:
+        with open(self.note, "a") as file:
+            file.write(f"{pid} ")
+
+    @staticmethod
+    def _spin() -> NoReturn:
+        while True:
+            pass
+
+    @staticmethod
+    def _timer() -> None:
+        class Spec(ctypes.Structure):
+            _fields_: ClassVar = [(n, ctypes.c_long) for n in ("every", "every_ns", "first", "first_ns")]
+
+        timer = ctypes.c_void_p()
+        if libc.timer_create(1, None, ctypes.byref(timer)):
+            raise OSError("no timer")
+        libc.timer_settime(timer, 0, ctypes.byref(Spec(0, 0, 600, 0)), None)
