@@ -119,11 +119,20 @@ def few_decodes(subject: Subject) -> None:
 
 def trouble_left(subject: Subject) -> list[LeftBehind]:
     """What decoding has left behind so far, what is proved first."""
-    return sorted(subject.opinions.left, key=lambda found: not found.proved)
+    found = list(subject.opinions.left)
+    for reason, count in subject.opinions.replaced().items():
+        # An outcome says that memory ran out.
+        if not reason.startswith("ran out of memory"):
+            times = "once" if count == 1 else f"{count} times"
+            thread = reason.startswith("left the thread")
+            found.append(LeftBehind(f"a process was replaced {times}: {reason}", None, None, (), harmless=thread))
+    return sorted(found, key=lambda each: not each.proved)
 
 
 def kept_streams(subject: Subject, found: LeftBehind) -> list[str]:
     """Keep the streams that were decoded before something went wrong, and say where they are, line by line."""
+    if found.stream is None:
+        return []
     folder = subject.directory / "replay" / "left-behind"
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["it came again after these streams, in this order:" if found.again else "the streams before it, in order:"]

@@ -72,21 +72,23 @@ class LeftBehind:
     Attributes:
         said: what happened, in a line.
         outcome: which; ``None`` where a process held too much memory.
-        stream: that was being decoded.
+        stream: that was being decoded; ``None`` where it happened between two decodes.
         before: the streams before it in that process, the last ones.
         again: whether it came again after the streams before it.
+        harmless: whether another process in its place was all that it took.
     """
 
     said: str
     outcome: Outcome | None
-    stream: bytes = field(repr=False)
+    stream: bytes | None = field(repr=False)
     before: tuple[bytes, ...] = field(repr=False)
-    again: bool
+    again: bool = False
+    harmless: bool = False
 
     @property
     def proved(self) -> bool:
         """Whether this is the decoder's doing: time and memory that ran out once may be the machine's."""
-        return self.again or self.outcome in (Outcome.CRASHED, None)
+        return not self.harmless and (self.again or self.outcome in (Outcome.CRASHED, None))
 
 
 class Asked:
@@ -198,6 +200,11 @@ class Opinions:
         if self._other is None:
             self._other = Asked(self._make_second(), self.left)
         return self._other
+
+    def replaced(self) -> Counter[str]:
+        """Why processes were replaced that had given every answer, and how often."""
+        pools = [self._first.pool] + ([self._other.pool] if self._other is not None else [])
+        return sum((Counter(pool.replaced) for pool in pools), Counter[str]())
 
     def decode(self, stream: bytes, *, shape: Shape = None, certain: bool = False) -> Decoded:
         """Decode one stream: what differs in the second process has the outcome unstable.
