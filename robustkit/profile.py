@@ -13,6 +13,9 @@ from typing import Any
 from robustkit.channels import Channel, ChannelError, parse
 from robustkit.errors import RobustkitError
 
+#: What damage may cost, as a number of times what a clean decode takes.
+_TIMES = ("slowdown", "memory_growth")
+
 
 class ProfileError(RobustkitError, ValueError):
     """A profile that can't be read; the message names the key, its value, and what is allowed."""
@@ -59,6 +62,8 @@ class Profile:
         refused: largest share of the promises' damaged streams that the codec may refuse, 0 to 1.
         promises: one for each channel severity.
         metric: ``"psnr"`` (dB, RGB, 8 bit), or another metric of ``robustkit.quality``.
+        slowdown: a damaged stream's decode takes at most so many times the clean one's, and a second.
+        memory_growth: and at most so many times its memory, and 256 MiB.
     """
 
     bpp: float
@@ -66,6 +71,8 @@ class Profile:
     refused: float = 0.0
     promises: tuple[Promise, ...] = ()
     metric: str = "psnr"
+    slowdown: float = 100.0
+    memory_growth: float = 10.0
 
     def __post_init__(self) -> None:
         named = [str(p.channel) for p in self.promises]
@@ -75,6 +82,9 @@ class Profile:
         _check(self, "", shares=("refused",))
         if self.bpp < 0:
             raise ProfileError(f"bpp = {self.bpp!r} is a rate: give 0 or more")
+        for name in _TIMES:
+            if getattr(self, name) < 1:
+                raise ProfileError(f"{name} = {getattr(self, name)!r} is a number of times: give 1 or more")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Profile:
@@ -104,8 +114,12 @@ class Profile:
         return replace(profile, promises=built)
 
     def to_mapping(self) -> dict[str, Any]:
-        """The profile as numbers, strings and lists, which JSON and TOML can hold; channels by their names."""
+        """The profile as numbers, strings and lists, which JSON and TOML can hold; channels by their names.
+
+        ``slowdown`` and ``memory_growth`` are named where they are not the usual ones.
+        """
         top = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "promises"}
+        top = {name: value for name, value in top.items() if name not in _TIMES or value != getattr(Profile, name)}
         rows = [{f.name: getattr(promise, f.name) for f in fields(promise)} for promise in self.promises]
         return {**top, "promises": [{**row, "channel": str(row["channel"])} for row in rows]}
 
@@ -130,8 +144,9 @@ class Profile:
             looser.append(f"bpp {self.bpp:g} > {declared.bpp:g}")
         if self.quality < declared.quality:
             looser.append(f"quality {self.quality:g} < {declared.quality:g}")
-        if self.refused > declared.refused:
-            looser.append(f"refused {self.refused:g} > {declared.refused:g}")
+        for name in ("refused", *_TIMES):
+            if getattr(self, name) > getattr(declared, name):
+                looser.append(f"{name} {getattr(self, name):g} > {getattr(declared, name):g}")
         mine = {p.channel: p for p in self.promises}
         for theirs in declared.promises:
             promise = mine.get(theirs.channel)

@@ -272,14 +272,11 @@ CODECS = dedent(
         known_defects = {"crashed": "https://example.org/2"}
 
 
-    class Absent(Forgetful):
+    class Absent(Nameless):
         """A defect that shows in a claim, not in an outcome."""
 
         name = "absent"
-        known_defects = {
-            "decode.deterministic": "https://example.org/3",
-            "decode.batch-equals-single": "https://example.org/3",
-        }
+        known_defects = {"layout.names-every-bit": "https://example.org/3"}
 
 
     class Padded(Plain):

@@ -159,6 +159,7 @@ class Worker:
         self._id = f"{self._random.getrandbits(64):x}"
         lengths = wire.write(self._file, buffers)
         request = {"operation": operation, "id": self._id, "lengths": lengths, **more}
+        self._since = time.monotonic()
         try:
             self._socket.sendall(wire.pack(request))
         except OSError:
@@ -260,6 +261,7 @@ class Worker:
             self._end(process)
 
     def _start(self) -> None:
+        since = time.monotonic()
         ours, theirs = socket.socketpair()
         self._file = wire.memory_file()
         try:
@@ -276,6 +278,8 @@ class Worker:
         finally:
             theirs.close()
         self._process = process
+        # It loads its codec from now on, whenever the answer is asked for.
+        self._since = since
         self._socket = ours
         self._socket.setblocking(False)
         self._inbox = wire.Inbox()
@@ -339,7 +343,7 @@ class Worker:
         try:
             while True:
                 if (message := self._inbox.take()) is not None:
-                    return self._parse(message, time.monotonic() - started)
+                    return self._parse(message, time.monotonic() - self._since)
                 now = time.monotonic()
                 if now >= deadline:
                     raise self._hung(seconds)
@@ -360,7 +364,7 @@ class Worker:
                     while self._receive():
                         pass
                     if (message := self._inbox.take()) is not None:
-                        return self._parse(message, time.monotonic() - started)
+                        return self._parse(message, time.monotonic() - self._since)
                     raise self._died(time.monotonic() - started)
         except wire.WireError as error:
             raise self.garbled(error) from None

@@ -135,6 +135,16 @@ class CodecWorkers:
         """The processes' ids."""
         return tuple(w.pid for w in self._workers if w.pid is not None)
 
+    def restart(self) -> None:
+        """Put a fresh process, which has decoded nothing, in place of each."""
+        borrowed = [self._idle.get() for _ in self._workers]
+        try:
+            for worker in borrowed:
+                worker.restart()
+        finally:
+            for worker in borrowed:
+                self._idle.put(worker)
+
     @property
     def replaced(self) -> Mapping[str, int]:
         """Why processes were replaced that had given every answer, and how often: a decoder left damage behind.

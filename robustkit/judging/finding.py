@@ -60,6 +60,8 @@ CLAIMS: Mapping[str, str] = {
     "decode.survives.mixed-damage": "decode survives mixed damage",
     "decode.survives.garbage": "decode survives garbage",
     "decode.survives.empty-stream": "decode survives the empty stream",
+    "decode.bounded-work": "damage makes no decode much slower or larger",
+    "decode.leaves-nothing-behind": "decoding leaves no damage behind",
 }
 #: Before the ids of checks that somebody wrote for a codec of their own.
 OWN = "own."

@@ -20,6 +20,7 @@ import numpy as np
 from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Limits
 from robustkit.judging.finding import ClaimError, check_claim
+from robustkit.judging.opinion import HERE, difference, elsewhere
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.registry import CodecSpec, Target
@@ -180,7 +181,7 @@ def load_replay(path: str | Path) -> Replay:
 
 
 def run_replay(replay: Replay) -> Replayed:
-    """Decode the stream again in a worker process.
+    """Decode the stream again in a worker process; in two that differ, where that was what had gone wrong.
 
     Folders of ``sys_path`` are added to the end of this process's, and the working directory stays as it is.
 
@@ -190,11 +191,18 @@ def run_replay(replay: Replay) -> Replayed:
     sys.path += [entry for entry in replay.sys_path if entry not in sys.path and Path(entry).exists()]
     with (
         tempfile.TemporaryDirectory(prefix="robustkit-replay-") as directory,
-        CodecWorkers(replay.spec, limits=replay.limits, directory=directory) as workers,
+        CodecWorkers(replay.spec, limits=replay.limits, directory=directory, environment=HERE) as workers,
     ):
         decoded = workers.decode(replay.bitstream, shape=replay.shape)
-    outcome = decoded.judged(replay.clean)
-    return Replayed(outcome, decoded.message, outcome is replay.outcome)
+        outcome, message = decoded.judged(replay.clean), decoded.message
+        if replay.outcome is Outcome.UNSTABLE and decoded.image is not None:
+            with CodecWorkers(
+                replay.spec, limits=replay.limits, directory=directory, environment=elsewhere()
+            ) as others:
+                said = difference(decoded, others.decode(replay.bitstream, shape=replay.shape))
+            if said is not None:
+                outcome, message = Outcome.UNSTABLE, f"decoded again in another process: {said}"
+    return Replayed(outcome, message, outcome is replay.outcome)
 
 
 def _claim(fields: _Fields) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import cycle, islice
@@ -20,10 +21,13 @@ from robustkit.isolation import CodecWorkers, Decoded, Limits
 from robustkit.judging import beforehand
 from robustkit.judging.effort import EFFORTS, Effort, Sizes
 from robustkit.judging.finding import check_known_defects
+from robustkit.judging.opinion import HERE, Opinions, elsewhere, sampled
 from robustkit.judging.trial import Clean, Trial
+from robustkit.judging.work import Work
+from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.profile import Profile
-from robustkit.registry import CodecSpec
+from robustkit.registry import CodecSpec, CodecUnavailable
 
 #: Streams handed to ``decode_many`` at a time, so that a long run shows progress and holds few images.
 CHUNK = 48
@@ -110,6 +114,7 @@ class Subject:
         self._worker_count = workers
         self._trials: dict[Channel, list[Trial]] = {}
         self._processes: list[CodecWorkers] = []
+        self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def name(self) -> str:
@@ -142,16 +147,53 @@ class Subject:
         """The processes that decode."""
         return self.fresh_workers(workers=self._worker_count)
 
-    def fresh_workers(self, *, workers: int = 1, limits: Limits | None = None) -> CodecWorkers:
+    @cached_property
+    def elsewhere(self) -> CodecWorkers:
+        """A process that differs from the others in all that decoding and encoding must not depend on.
+
+        It works in another directory, unless the codec can't be loaded there.
+        """
+        self._elsewhere = tempfile.TemporaryDirectory(prefix="robustkit-elsewhere-")
+        try:
+            return self.fresh_workers(environment=elsewhere(), directory_of_work=Path(self._elsewhere.name))
+        except CodecUnavailable:
+            return self.fresh_workers(environment=elsewhere())
+
+    @cached_property
+    def work(self) -> Work:
+        """What decoding damaged streams has cost so far."""
+        return Work(self.profile)
+
+    @cached_property
+    def opinions(self) -> Opinions:
+        """Who decodes damaged streams."""
+        return Opinions(self.workers, lambda: self.elsewhere, self.work, self.limits.seconds)
+
+    def fresh_workers(
+        self,
+        *,
+        workers: int = 1,
+        limits: Limits | None = None,
+        environment: Mapping[str, str] = HERE,
+        directory_of_work: Path | None = None,
+    ) -> CodecWorkers:
         """Another pool of processes, sharing nothing with the others; closed with this object at the latest.
 
         Args:
             workers: how many.
             limits: time and memory of one decode, in place of the subject's.
+            environment: variables on top of this process's.
+            directory_of_work: where they work; by default here.
         """
         beforehand.load()
-        limits = limits if limits is not None else self.limits
-        pool = CodecWorkers(self.spec, workers=workers, limits=limits, directory=self.directory / "streams")
+        pool = CodecWorkers(
+            self.spec,
+            workers=workers,
+            limits=limits if limits is not None else self.limits,
+            directory=self.directory / "streams",
+            environment=environment,
+            directory_of_work=directory_of_work,
+        )
         self._processes.append(pool)
         return pool
 
@@ -159,6 +201,8 @@ class Subject:
         """End every worker process."""
         while self._processes:
             self._processes.pop().close()
+        if self._elsewhere is not None:
+            self._elsewhere.cleanup()
 
     @cached_property
     def declared(self) -> Profile | None:
@@ -237,6 +281,7 @@ class Subject:
             raise CleanRoundTripFailed(
                 f"{image}: layout speaks of {layout.bits} bits, the stream has {clean.bits}", clean
             )
+        self.work.know(clean)
         return clean
 
     @cached_property
@@ -331,7 +376,8 @@ class Subject:
                 # Streams that are the same could share their work.
                 flips = np.linspace(0, clean.bits, 16, endpoint=False, dtype=np.int64)[8:, None]
                 streams = [ErrorPattern(clean.bits, flip).apply(clean.bitstream) for flip in flips]
-            seconds = [d.seconds for _, d in self.decode_each([(s, clean.shape) for s in streams]) if d.outcome is None]
+            found = self.workers.decode_many(streams, shape=clean.shape)
+            seconds = [decoded.seconds for decoded in found if decoded.outcome is None]
             times.append(min([clean.decoded.seconds, *seconds]))
         return float(np.median(times))
 
@@ -369,11 +415,18 @@ class Subject:
         waiting = iter(jobs)
         while chunk := list(islice(waiting, CHUNK)):
             drawn = [(self.clean[job.image], self.pattern(job)) for job in chunk]
-            for job, (clean, pattern), decoded in zip(chunk, drawn, self.decode_all(drawn), strict=True):
+            sample = [self._sampled(job) for job in chunk]
+            for job, (clean, pattern), decoded in zip(chunk, drawn, self.decode_all(drawn, sample), strict=True):
                 trial = self._judged(job, clean, pattern, decoded)
                 if keep is not None and decoded.image is not None:
                     keep(trial, decoded.image)
                 yield trial
+
+    def _sampled(self, job: Job) -> bool:
+        """Whether a trial's image is looked at twice, whatever it costs."""
+        names = list(self.images)
+        position = job.number * len(names) + names.index(job.image)
+        return sampled(position, self.trials_per_image * len(names))
 
     def pattern(self, job: Job) -> ErrorPattern:
         """The damage of a trial."""
@@ -401,8 +454,8 @@ class Subject:
         )
 
     def decode(self, stream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
-        """Decode one stream of a search."""
-        return self.workers.decode(stream, shape=shape)
+        """Decode one stream of a search; see :mod:`robustkit.judging.opinion` for what is asked of whom."""
+        return self.opinions.decode(stream, shape=shape)
 
     def decode_each(self, streams: Sequence[tuple[bytes, tuple[int, int] | None]]) -> Iterator[tuple[int, Decoded]]:
         """Decode streams of a search, in batches of one shape where the codec has a ``decode_batch`` of its own.
@@ -418,15 +471,27 @@ class Subject:
             return
         for shape in dict.fromkeys(shape for _, shape in streams):
             here = [i for i, (_, other) in enumerate(streams) if other == shape]
-            yield from zip(here, self.workers.decode_many([streams[i][0] for i in here], shape=shape), strict=True)
+            decoded = self.opinions.decode_many(
+                [streams[i][0] for i in here], shape=shape, sample=[sampled(i, len(here)) for i in range(len(here))]
+            )
+            yield from zip(here, decoded, strict=True)
 
-    def decode_all(self, damaged: Sequence[tuple[Clean, ErrorPattern]]) -> list[Decoded]:
-        """Decode damaged streams in batches of one shape; a stream that arrived unharmed is the clean one."""
+    def decode_all(
+        self, damaged: Sequence[tuple[Clean, ErrorPattern]], sample: Sequence[bool] | None = None
+    ) -> list[Decoded]:
+        """Decode damaged streams in batches of one shape; a stream that arrived unharmed is the clean one.
+
+        Args:
+            damaged: round trips, and their damage.
+            sample: of which a second process is asked, where that is not cheap; by default none.
+        """
+        chosen = [False] * len(damaged) if sample is None else sample
         results: list[Decoded | None] = [clean.decoded if pattern.harmless else None for clean, pattern in damaged]
         for shape in sorted({clean.shape for clean, _ in damaged}):
             here = [i for i, (clean, _) in enumerate(damaged) if clean.shape == shape and results[i] is None]
             streams = [damaged[i][1].apply(damaged[i][0].bitstream) for i in here]
-            for i, decoded in zip(here, self.workers.decode_many(streams, shape=shape), strict=True):
+            decoded_here = self.opinions.decode_many(streams, shape=shape, sample=[chosen[i] for i in here])
+            for i, decoded in zip(here, decoded_here, strict=True):
                 results[i] = decoded
         return [r for r in results if r is not None]
 
@@ -438,7 +503,8 @@ class Subject:
         job = Job(trial.image, trial.channel, trial.number)
 
         def run(pattern: ErrorPattern) -> Trial:
-            decoded = self.workers.decode(pattern.apply(clean.bitstream), shape=clean.shape)
+            stream = pattern.apply(clean.bitstream)
+            decoded = self.opinions.decode(stream, shape=clean.shape, certain=trial.outcome is Outcome.UNSTABLE)
             return self._judged(job, clean, pattern, decoded)
 
         found = minimise(trial.pattern, lambda pattern: still(run(pattern)), budget=budget)

@@ -228,9 +228,9 @@ class Claim:
             numbers={"trials": float(len(trials)), "failures": float(len(failed))},
         )
 
-    def replay_counterexample(self, found: Counterexample) -> str:
-        """Keep the stream, and say how to decode it again."""
-        return self._evidence.counterexample(found)
+    def replay_counterexample(self, found: Counterexample, name: str = "") -> str:
+        """Keep the stream, and say how to decode it again; ``name`` tells it from others of this claim."""
+        return self._evidence.counterexample(found, name)
 
     def replay_trial(self, trial: Trial) -> str:
         """Keep the trial's stream, and say how to decode it again."""

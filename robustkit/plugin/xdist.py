@@ -8,6 +8,9 @@ import pytest
 
 from robustkit.plugin.session import SEED
 
+#: Files of the suite whose decodes ``test_work.py`` judges, which it can in their own process alone.
+_JUDGED_LAST = ("test_degradation.py", "test_survival.py")
+
 
 class Spread:
     """Hooks of a run that xdist spreads over processes.
@@ -26,13 +29,17 @@ class Spread:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Under plain ``-n``, keep the checks of one codec and file together: they share trials, run once a process."""
+        """Under plain ``-n``, keep the checks of one codec and file together: they share trials, run once a process.
+
+        The suite's last file judges all that its searches and trials have decoded, so those three stay together.
+        """
         if config.getoption("dist") != "load":
             return None
         from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
         class ByFileAndCodec(LoadScopeScheduling):  # type: ignore[misc]
             def _split_scope(self, nodeid: str) -> str:
-                return nodeid.partition("::")[0] + nodeid.partition("[")[2]
+                folder, _, file = nodeid.partition("::")[0].rpartition("/")
+                return f"{folder}/{'test_work.py' if file in _JUDGED_LAST else file}{nodeid.partition('[')[2]}"
 
         return ByFileAndCodec(config, log)

@@ -152,7 +152,7 @@ def test_without_promises_only_what_needs_none_is_checked(report):
         ("excused", "decode_survives_bit_flips", "https://example.org/1"),
         ("excused", "decode_survives_mixed_damage", "https://example.org/1"),
         ("excused", "trials_never_crash_the_decoder", "https://example.org/1"),
-        ("absent", "decoding_is_deterministic", "https://example.org/3"),
+        ("absent", "layout_names_every_bit", "https://example.org/3"),
     ],
 )
 def test_a_known_defect_fails_as_expected_and_is_not_hidden(report, codec, check, link):

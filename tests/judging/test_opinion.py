@@ -1,0 +1,472 @@
+"""Decoders that depend on what they must not, each in one way, and what a second opinion says of them."""
+
+import ctypes
+import itertools
+import os
+import struct
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+from robustkit import Codec, DecodeError, ErrorPattern, Layout, Outcome, Profile, Region
+from robustkit.channels import Truncation
+from robustkit.conformance import test_clean
+from robustkit.isolation import Decoded, Limits
+from robustkit.judging.effort import Effort
+from robustkit.judging.history import few_decodes, histories, kept_streams, trouble_left
+from robustkit.judging.opinion import difference, elsewhere, sampled
+from robustkit.judging.replay import Replay, run_replay
+from robustkit.judging.search import search
+from robustkit.judging.subject import Subject
+from robustkit.judging.work import Most, Work
+from robustkit.registry import CodecSpec, Target
+from robustkit.strategies import truncations
+
+HEADER = struct.Struct(">HHI")
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+
+class Means(Codec):
+    """The mean colour of blocks of 8 x 8, each with a check sum of its own, behind a header that is refused if hit."""
+
+    name = "means"
+    family = "test"
+    profile = Profile(bpp=9.0, quality=5.0)
+
+    def encode(self, image):
+        height, width = (side // 8 for side in image.shape[:2])
+        size = struct.pack(">HH", height, width)
+        blocks = image[: 8 * height, : 8 * width].reshape(height, 8, width, 8, 3).mean(axis=(1, 3)).astype(np.uint8)
+        rows = b"".join(row.tobytes() + bytes([zlib.crc32(row.tobytes()) & 255]) for row in blocks)
+        return size + struct.pack(">I", zlib.crc32(size)) + rows
+
+    def rows(self, bitstream):
+        """Size, rows, and which of them arrived unharmed."""
+        if len(bitstream) < HEADER.size:
+            raise DecodeError("short")
+        height, width, check = HEADER.unpack_from(bitstream)
+        if check != zlib.crc32(bitstream[:4]):
+            raise DecodeError("header")
+        size = 3 * width + 1
+        body = bitstream[HEADER.size :]
+        rows = [body[size * i : size * (i + 1)] for i in range(height)]
+        good = [len(row) == size and row[-1] == zlib.crc32(row[:-1]) & 255 for row in rows]
+        return height, width, rows, good
+
+    def decode(self, bitstream):
+        height, width, rows, good = self.rows(bitstream)
+        blocks = np.full((height, width, 3), 128, np.uint8)
+        for i, (row, fine) in enumerate(zip(rows, good, strict=True)):
+            if fine:
+                blocks[i] = np.frombuffer(row[:-1], np.uint8).reshape(width, 3)
+        return self.shown(blocks, damaged=not all(good))
+
+    def shown(self, blocks, *, damaged):
+        return blocks.repeat(8, axis=0).repeat(8, axis=1)
+
+    def layout(self, bitstream):
+        bits = 8 * len(bitstream)
+        start = min(64, bits)
+        return Layout((Region("size", 0, start, header=True), Region("rows", start, bits)), bits)
+
+
+class KeepsRows(Means):
+    """V1: a damaged row stays as it was in the picture before."""
+
+    name = "keeps-rows"
+    buffer = None
+
+    def decode(self, bitstream):
+        height, width, rows, good = self.rows(bitstream)
+        if self.buffer is None or self.buffer.shape != (height, width, 3):
+            self.buffer = np.full((height, width, 3), 128, np.uint8)
+        for i, (row, fine) in enumerate(zip(rows, good, strict=True)):
+            if fine:
+                self.buffer[i] = np.frombuffer(row[:-1], np.uint8).reshape(width, 3)
+        return self.shown(self.buffer, damaged=False)
+
+
+class Sulks(Means):
+    """V7: 40 grey levels off after any refusal."""
+
+    name = "sulks"
+    off = 0
+
+    def decode(self, bitstream):
+        try:
+            return super().decode(bitstream) ^ np.uint8(self.off)
+        except DecodeError:
+            self.off = 40
+            raise
+
+
+class ReadsOn(Means):
+    """D2: what did not arrive is whatever lies in fresh memory."""
+
+    name = "reads-on"
+
+    def decode(self, bitstream):
+        if len(bitstream) < HEADER.size:
+            raise DecodeError("short")
+        height, width, check = HEADER.unpack_from(bitstream)
+        if check != zlib.crc32(bitstream[:4]):
+            raise DecodeError("header")
+        size = HEADER.size + height * (3 * width + 1)
+        address = libc.malloc(size)
+        ctypes.memmove(address, bitstream, min(size, len(bitstream)))
+        whole = ctypes.string_at(address, size)
+        libc.free(address)
+        rows = np.frombuffer(whole[HEADER.size :], np.uint8).reshape(height, 3 * width + 1)
+        return rows[:, :-1].reshape(height, width, 3).repeat(8, axis=0).repeat(8, axis=1)
+
+
+class DiesLater(Means):
+    """E6: a damaged stream starts what ends the process 50 ms later, in the decode of another one."""
+
+    name = "dies-later"
+
+    def shown(self, blocks, *, damaged):
+        if damaged:
+            threading.Timer(0.05, os.abort).start()
+        else:
+            time.sleep(0.1)
+        return super().shown(blocks, damaged=damaged)
+
+
+class Deadlocks(Means):
+    """A refusal leaves a lock locked, so that the next decode hangs."""
+
+    name = "deadlocks"
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def decode(self, bitstream):
+        self.lock.acquire()
+        image = super().decode(bitstream)
+        self.lock.release()
+        return image
+
+
+class Aborts(Means):
+    name = "aborts"
+
+    def shown(self, blocks, *, damaged):
+        if damaged:
+            os.abort()
+        return super().shown(blocks, damaged=damaged)
+
+
+class Slow(Means):
+    """D5: more than a second on damage."""
+
+    name = "slow"
+
+    def shown(self, blocks, *, damaged):
+        if damaged:
+            time.sleep(1.1)
+        return super().shown(blocks, damaged=damaged)
+
+
+class Stalls(Means):
+    """A sound codec on a machine that was busy once."""
+
+    name = "stalls"
+
+    def __init__(self, *, stalled):
+        self.stalled = stalled
+
+    def shown(self, blocks, *, damaged):
+        if damaged and not os.path.exists(self.stalled):
+            with open(self.stalled, "w"):
+                time.sleep(1.1)
+        return super().shown(blocks, damaged=damaged)
+
+
+class Large(Means):
+    """D5: 300 MiB on damage."""
+
+    name = "large"
+
+    def shown(self, blocks, *, damaged):
+        if damaged:
+            np.ones(300 * 2**20, np.uint8)
+        return super().shown(blocks, damaged=damaged)
+
+
+class Leaks(Means):
+    """100 MiB more with each damaged stream."""
+
+    name = "leaks"
+
+    def __init__(self):
+        self.kept = []
+
+    def shown(self, blocks, *, damaged):
+        if damaged:
+            self.kept.append(np.ones(100 * 2**20, np.uint8))
+        return super().shown(blocks, damaged=damaged)
+
+
+class Gone(Means):
+    """Another stream from a process that works elsewhere."""
+
+    name = "gone"
+
+    def encode(self, image):
+        return super().encode(image) + os.getcwd().encode()
+
+
+class Clock(Means):
+    """V6: the time in the stream, in seconds."""
+
+    name = "clock"
+
+    def encode(self, image):
+        return super().encode(image) + struct.pack(">I", int(time.time()))
+
+
+class Hashes(Means):
+    """V6: the hash of a string in the stream."""
+
+    name = "hashes"
+
+    def encode(self, image):
+        return super().encode(image) + struct.pack(">q", hash("x"))
+
+
+class Notebook:
+    """A claim that keeps what it is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def kept(self, measured, *_, **__):
+        self.said.append(f"kept: {measured}")
+
+    def broken(self, measured, *_, **__):
+        self.said.append(f"broken: {measured}")
+
+    def replay_clean(self, *_):
+        return "robustkit replay x"
+
+
+IMAGES = {
+    "slope": np.arange(64 * 64 * 3, dtype=np.int64).reshape(64, 64, 3).astype(np.uint8),
+    "noise": np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8),
+}
+
+
+@pytest.fixture
+def under_test(tmp_path):
+    made = []
+
+    def make(codec, **more):
+        settings = more.pop("settings", {})
+        spec = CodecSpec(codec.name, Target(codec.__module__, codec.__qualname__, __file__), settings)
+        effort = Effort(trials=16, examples=25, shrink_seconds=20)
+        made.append(Subject(spec, images=IMAGES, directory=tmp_path, effort=effort, **more))
+        return made[-1]
+
+    yield make
+    for subject in made:
+        subject.close()
+
+
+def damaged(subject, number=0, row=2):
+    """A stream of one image with one row that does not arrive."""
+    clean = list(subject.small.values())[number]
+    return ErrorPattern(clean.bits, np.array([64 + 8 * 25 * row + 3])).apply(clean.bitstream), clean.shape
+
+
+def test_a_sound_codec_has_no_history(under_test):
+    subject = under_test(Means)
+    found = histories(subject)
+    assert found.different is None
+    assert found.streams >= 8
+    few_decodes(subject)
+    assert subject.opinions.asked == subject.opinions.images > 0
+    assert trouble_left(subject) == []
+    assert not subject.work.slowest.beyond
+    assert not subject.work.largest.beyond
+
+
+@pytest.mark.parametrize("codec", [KeepsRows, Sulks])
+def test_a_decoder_that_remembers_is_found(under_test, codec):
+    different = histories(under_test(codec)).different
+    assert "pixels differ, by up to" in different.said
+    if codec is Sulks:
+        assert different.said.endswith("by up to 40") or "refused" in different.said
+
+
+def test_an_image_of_what_lies_in_memory_is_unstable(under_test):
+    subject = under_test(ReadsOn)
+    result = search(subject, truncations)
+    assert result.outcomes[Outcome.UNSTABLE] > 0
+    found = result.counterexample
+    assert found.outcome is Outcome.UNSTABLE
+    assert found.decoded.image is None
+    assert "in another process" in found.decoded.message
+    assert "pixels differ" in found.decoded.message
+    replay = Replay(subject.spec, found.stream, found.outcome, shape=found.clean.shape)
+    assert run_replay(replay).same
+
+
+def test_an_unstable_trial_is_a_failure_without_an_image(under_test):
+    trials = under_test(ReadsOn).trials(Truncation(0.5))
+    unstable = [t for t in trials if t.outcome is Outcome.UNSTABLE]
+    assert len(unstable) > len(trials) // 2
+    assert all(t.outcome.corrupted and not t.metrics and "differ" in t.message for t in unstable)
+    # What lacks no more than its last check sum is right by what did arrive.
+    assert {t.outcome for t in trials} <= {Outcome.UNSTABLE, Outcome.INTACT}
+
+
+def test_a_late_death_is_not_laid_to_the_stream_that_it_meets(under_test):
+    subject = under_test(DiesLater)
+    stream, shape = damaged(subject)
+    clean = list(subject.small.values())[1]
+    assert subject.decode(stream, shape=shape).image is not None
+    decoded = subject.decode(clean.bitstream, shape=clean.shape)
+    assert clean.judge(decoded) is Outcome.INTACT
+    left = trouble_left(subject)
+    assert left
+    assert all(found.proved and "died of SIGABRT" in found.said for found in left)
+    assert stream in left[0].before
+    assert len(kept_streams(subject, left[0])) == 1 + len(left[0].before) + 1
+
+
+def test_a_hang_that_only_a_history_brings_is_proved_by_it(under_test):
+    subject = under_test(Deadlocks, limits=Limits(seconds=0.5))
+    clean = next(iter(subject.small.values()))
+    assert subject.decode(b"", shape=clean.shape).outcome is Outcome.REFUSED
+    decoded = subject.decode(clean.bitstream, shape=clean.shape)
+    assert clean.judge(decoded) is Outcome.INTACT
+    (left,) = [found for found in trouble_left(subject) if found.outcome is Outcome.HUNG][:1]
+    assert left.again
+    assert left.proved
+    assert left.before[-1] == b""
+
+
+def test_a_crash_that_comes_again_stays_and_is_believed(under_test):
+    subject = under_test(Aborts)
+    for row in range(4):
+        stream, shape = damaged(subject, row=row)
+        assert subject.decode(stream, shape=shape).outcome is Outcome.CRASHED
+    assert trouble_left(subject) == []
+
+
+@pytest.mark.slow
+def test_decodes_that_damage_makes_slow_are_found(under_test):
+    subject = under_test(Slow)
+    stream, shape = damaged(subject)
+    assert subject.decode(stream, shape=shape).image is not None
+    assert subject.work.slowest.beyond
+    assert subject.work.slowest.stream == stream
+    assert 1.1 <= subject.work.slowest.taken < 30
+
+
+def test_a_busy_machine_is_not_laid_to_the_codec(under_test, tmp_path):
+    subject = under_test(Stalls, settings={"stalled": str(tmp_path / "stalled")})
+    stream, shape = damaged(subject)
+    assert subject.decode(stream, shape=shape).seconds > 1.0
+    assert (tmp_path / "stalled").exists()
+    assert not subject.work.slowest.beyond
+
+
+@pytest.mark.slow
+def test_decodes_that_damage_makes_large_are_found(under_test):
+    subject = under_test(Large)
+    stream, shape = damaged(subject)
+    assert subject.decode(stream, shape=shape).image is not None
+    assert subject.work.largest.beyond
+    assert subject.work.largest.taken > 256 * 2**20
+    assert trouble_left(subject) == []
+
+
+@pytest.mark.slow
+def test_memory_that_stays_is_left_behind(under_test):
+    subject = under_test(Leaks)
+    for row in range(4):
+        stream, shape = damaged(subject, row=row)
+        subject.decode(stream, shape=shape)
+    assert not subject.work.largest.beyond
+    left = trouble_left(subject)
+    assert left
+    assert left[0].proved
+    assert "MiB" in left[0].said
+
+
+def test_the_second_process_works_in_another_place(under_test):
+    subject = under_test(Gone)
+    clean = next(iter(subject.small.values()))
+    assert subject.workers.encode(clean.original) == clean.bitstream
+    assert subject.elsewhere.encode(clean.original) != clean.bitstream
+
+
+@pytest.mark.parametrize("codec", [Clock, Hashes])
+def test_an_encoder_that_asks_the_clock_or_its_process_is_found(under_test, codec, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    claim = Notebook()
+    test_clean.test_encoding_is_deterministic(under_test(codec), claim)
+    (said,) = claim.said
+    assert said.startswith("broken: ")
+    assert said.endswith(": other bits")
+
+
+def test_elsewhere_differs_in_what_must_not_matter():
+    here = {"PYTHONHASHSEED": "1", "LANG": "C.UTF-8", "TZ": "UTC"}
+    there = elsewhere(here)
+    assert all(there[name] != value for name, value in here.items() if name != "LANG")
+    assert there["LC_ALL"] == "C"
+    assert elsewhere({})["LC_ALL"] == "C.UTF-8"
+    assert elsewhere({})["PYTHONHASHSEED"] == "1"
+
+
+def test_a_difference_is_said_in_pixels_and_levels():
+    image = np.zeros((4, 4, 3), np.uint8)
+    other = image.copy()
+    other[0, 0] = 7, 9, 0
+    other[1, 2, 1] = 255
+    assert difference(Decoded(image, None), Decoded(image.copy(), None)) is None
+    assert difference(Decoded(image, None), Decoded(other, None)) == "2 of 16 pixels differ, by up to 255"
+    refused = Decoded(None, Outcome.REFUSED, "no\nmore")
+    assert difference(Decoded(image, None), refused) == "refused instead: no"
+    assert difference(refused, Decoded(image, None)) == "an image instead"
+    assert difference(refused, Decoded(None, Outcome.REFUSED, "other words")) is None
+    assert difference(Decoded(image, None), Decoded(image[:2], None)) == "an image of 2 x 4 instead"
+
+
+@pytest.mark.parametrize(("trials", "least"), [(4, 4), (60, 8), (64, 8), (600, 75)])
+def test_one_trial_in_eight_is_looked_at_twice_and_eight_at_least(trials, least):
+    chosen = [sampled(position, trials) for position in range(trials)]
+    assert sum(chosen) >= least
+    assert sum(chosen) <= max(16, trials / 7)
+
+
+def test_the_costliest_decode_is_measured_against_clean_ones_of_its_size(under_test):
+    subject = under_test(Means, profile=Profile(bpp=9.0, quality=5.0, slowdown=2.0, memory_growth=3.0))
+    work, clean = subject.work, next(iter(subject.small.values()))
+    assert (work.slowdown, work.memory_growth) == (2.0, 3.0)
+    seconds = work.clean(clean.shape).seconds
+    assert work.limit(clean.shape).seconds == pytest.approx(2 * seconds + 1)
+    assert work.clean(None) == work.clean(clean.shape)
+    again = itertools.repeat(Decoded(None, Outcome.REFUSED, seconds=5.0))
+    work.saw(b"a", None, Decoded(None, Outcome.REFUSED, seconds=0.5), lambda: again)
+    work.saw(b"b", None, Decoded(None, Outcome.REFUSED, seconds=0.1), lambda: again)
+    assert work.slowest.stream == b"a"
+    work.saw(b"c", None, Decoded(None, Outcome.REFUSED, seconds=9.0), lambda: again)
+    assert (work.slowest.stream, work.slowest.taken, work.slowest.beyond) == (b"c", 5.0, True)
+    work.saw(b"d", None, Decoded(None, Outcome.HUNG, seconds=30.0), lambda: again)
+    assert work.slowest.stream == b"c"
+
+
+def test_work_without_a_profile_has_the_usual_limits():
+    work = Work(None)
+    assert (work.slowdown, work.memory_growth) == (100.0, 10.0)
+    assert Most(b"", Decoded(None, Outcome.REFUSED), 2.0, 0.0, 1.0).share == 2.0
