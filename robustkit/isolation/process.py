@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +98,7 @@ class Worker:
         self._closed = False
         self._loaded: dict[str, Any] | None = None
         self._number = 0
+        _mind_children()
         self._start()
 
     @property
@@ -224,6 +226,7 @@ class Worker:
             self._release(process)
 
     def _start(self) -> None:
+        born = time.monotonic()
         ours, theirs = socket.socketpair()
         self._file = wire.memory_file()
         code = (
@@ -254,6 +257,7 @@ class Worker:
         finally:
             theirs.close()
         self._process = process
+        self._born = born
         self._socket = ours
         self._socket.setblocking(False)
         self._inbox = wire.Inbox()
@@ -333,6 +337,9 @@ class Worker:
     def _parse(self, message: dict[str, Any], elapsed: float) -> Answer:
         if self._inbox:
             raise wire.WireError("more than one answer to a request")
+        if self._loaded is None:
+            # It has loaded while the parent was busy with something else.
+            elapsed = time.monotonic() - self._born
         try:
             if type(message["id"]) is not int or message["id"] != self._number:
                 raise wire.WireError(f"answer {message['id']!r:.99} to request {self._number}")
@@ -506,6 +513,12 @@ def _ours_alone() -> str:
         "sys.modules['robustkit'] = module = util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
     )
+
+
+def _mind_children() -> None:
+    """Whoever ignores SIGCHLD, as whoever started this process may have asked of it, never learns how a child ended."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 _launchers: dict[int, ThreadPoolExecutor] = {}

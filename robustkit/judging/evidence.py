@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robustkit.isolation import fingerprint
-from robustkit.judging.replay import SUFFIX, Replay, save_replay
+from robustkit.judging.replay import SUFFIX, Replay, ReplayError, save_replay
 from robustkit.judging.search import Counterexample
 from robustkit.judging.subject import Subject, slug
 from robustkit.judging.trial import Clean, Trial
 from robustkit.minimise import describe
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
+from robustkit.registry import CodecUnavailable
 from robustkit.spelling import place
 
 
@@ -24,6 +25,8 @@ def first_line(text: str) -> str:
 
 class Evidence:
     """Keeps the streams that one claim about one codec was broken by.
+
+    Where one can't be kept, on a full disk, the reason stands in the command's place: what was found stays found.
 
     Args:
         subject: the codec.
@@ -69,7 +72,10 @@ class Evidence:
 
     def least(self, trial: Trial, offends: Callable[[Trial], bool]) -> tuple[list[str], str]:
         """Reduce a trial to the flips that matter: lines that explain it, and the command that shows it again."""
-        least = self.subject.smallest(trial, offends)
+        try:
+            least = self.subject.smallest(trial, offends)
+        except (OSError, CodecUnavailable) as error:
+            return [f"photograph {trial.image}, trial {trial.number}; not reduced: {error}"], self.trial(trial)
         clean = self.subject.clean[trial.image]
         drop = least.drop(self.subject.metric)
         lost = f", {drop:.2f} lost" if drop is not None else ""
@@ -103,5 +109,8 @@ class Evidence:
             regions=() if clean is None or pattern is None else tuple(describe(pattern, clean.layout)),
             claim=self.claim,
         )
-        file = save_replay(self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX), replay)
+        try:
+            file = save_replay(self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX), replay)
+        except (OSError, ReplayError) as error:
+            return f"the stream could not be kept: {error}"
         return f"robustkit replay {shlex.quote(place(file))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import Counter
@@ -71,9 +72,14 @@ def search(subject: Subject, damage: Callable[[Layout], SearchStrategy[ErrorPatt
         subject: the codec.
         damage: the strategy for a stream of that layout; see :mod:`robustkit.strategies`.
     """
-    cases = st.sampled_from(sorted(subject.small)).flatmap(
-        lambda name: st.tuples(st.just(name), damage(subject.small[name].layout))
-    )
+    strategies: dict[str, SearchStrategy[ErrorPattern]] = {}
+    for name, clean in sorted(subject.small.items()):
+        # Of an empty stream nothing can be flipped or cut off.
+        with contextlib.suppress(*([] if clean.bits else [ValueError])):
+            strategies[name] = damage(clean.layout)
+    if not strategies:
+        return SearchResult({}, None)
+    cases = st.sampled_from(sorted(strategies)).flatmap(lambda name: st.tuples(st.just(name), strategies[name]))
 
     def example(case: tuple[str, ErrorPattern]) -> Counterexample:
         clean = subject.small[case[0]]
