@@ -61,8 +61,8 @@ class Codec(ABC):
     #: Settings that leave what the codec promises untouched, whatever they are set to: see :meth:`promised`.
     neutral_settings: ClassVar[frozenset[str]] = frozenset()
     #: Defects of the libraries below that its authors know and can't mend here: where each is reported, by the outcome
-    #: ("crashed") or the claim ("decode.deterministic") that shows it. Such failures are expected (``xfail``), and
-    #: named in the verdict.
+    #: ("crashed", "crashed: SIGSEGV"), the claim ("decode.deterministic") or the stream ("stream:" and digits of its
+    #: SHA-256) that shows it. They stay failures, unless whoever tests the codec accepts them.
     known_defects: ClassVar[Mapping[str, str]] = {}
 
     #: The settings that it was built with.

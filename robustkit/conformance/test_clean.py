@@ -1,4 +1,4 @@
-"""Without damage: rate, quality and determinism. If the first check fails, all others are blocked."""
+"""Without damage: rate, quality and determinism. Where an image comes to grief, all other checks are blocked."""
 
 import time
 
@@ -47,7 +47,8 @@ def test_clean_round_trip_meets_the_declared_quality_and_rate(codec: Subject, cl
         if good:
             claim.kept(text, declared, severity=severity, numbers=numbers)
         else:
-            claim.broken(text, declared, severity=severity, numbers=numbers, last=claim.replay_clean(shown))
+            last = claim.replay_clean(shown)
+            claim.broken(text, declared, severity=severity, why=claim.ways_out, last=last, numbers=numbers)
 
 
 @pytest.mark.robustkit_claim("encode.deterministic")

@@ -4,7 +4,7 @@ import pytest
 
 from robustkit.judging.finding import Verdict
 from robustkit.judging.history import few_decodes, kept_streams, trouble_left
-from robustkit.judging.search import Counterexample
+from robustkit.judging.shrink import Counterexample
 from robustkit.judging.subject import Subject
 from robustkit.judging.work import SPARE_MEMORY, SPARE_SECONDS
 from robustkit.plugin.claim import Claim

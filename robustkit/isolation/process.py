@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,7 @@ class Worker:
         self._loaded: dict[str, Any] | None = None
         self._before: tuple[bytes, ...] = ()
         self._random = random.Random(os.urandom(32))
+        _mind_children()
         self._start()
 
     @property
@@ -542,6 +544,12 @@ def _manner(status: int | None) -> str:
     if status == LOST_CONNECTION:
         return "broke its worker's connection"
     return f"ended its process with exit status {status}"
+
+
+def _mind_children() -> None:
+    """Whoever ignores SIGCHLD, as whoever started this process may have asked of it, never learns how a child ended."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _signal_name(number: int) -> str:

@@ -14,6 +14,7 @@ from robustkit.judging.trial import Clean, Trial
 from robustkit.minimise import describe
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
+from robustkit.registry import CodecUnavailable
 from robustkit.spelling import place
 
 _CUT_SHORT = " (shrinking was cut short)"
@@ -26,6 +27,8 @@ def first_line(text: str) -> str:
 
 class Evidence:
     """Keeps the streams that one claim about one codec was broken by.
+
+    Where one can't be kept, on a full disk, the reason stands in the command's place: what was found stays found.
 
     Args:
         subject: the codec.
@@ -80,7 +83,10 @@ class Evidence:
 
     def least(self, trial: Trial, offends: Callable[[Trial], bool]) -> tuple[list[str], str]:
         """Reduce a trial to the flips that matter: lines that explain it, and the command that shows it again."""
-        least = self.subject.smallest(trial, offends)
+        try:
+            least = self.subject.smallest(trial, offends)
+        except (OSError, CodecUnavailable) as error:
+            return [f"photograph {trial.image}, trial {trial.number}; not reduced: {error}"], self.trial(trial)
         clean = self.subject.clean[trial.image]
         drop = least.drop(self.subject.metric)
         lost = f", {drop:.2f} lost" if drop is not None else ""
@@ -114,9 +120,8 @@ class Evidence:
             regions=() if clean is None or pattern is None else tuple(describe(pattern, clean.layout)),
             claim=self.claim,
         )
-        path = self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX)
         try:
-            file = save_replay(path, replay)
-        except ReplayError as error:
+            file = save_replay(self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX), replay)
+        except (OSError, ReplayError) as error:
             return f"not kept for replay: {error}"
         return f"robustkit replay {shlex.quote(place(file))}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
@@ -25,16 +26,22 @@ class Verdict(StrEnum):
     BROKEN = "broken"  #: there is a counterexample, or the whole interval is beyond the limit
     UNPROVED = "unproved"  #: the limit is inside the interval: more images or trials would tell
     NOTED = "noted"  #: measured, and nothing was promised
-    KNOWN = "known defect"  #: it fails as the codec says it does
+    WAIVED = "waived"  #: it fails, and the tester has accepted that
     BLOCKED = "blocked"  #: the clean round trip fails, so nothing else can be said
     SKIPPED = "skipped"  #: not checked, with the reason
-    ERROR = "error"  #: the check itself failed
+    ERROR = "error"  #: it could not be checked: the trouble is the kit's, the machine's or the run's
 
     @property
     def good(self) -> bool:
         """Whether a claim may show it and still hold."""
         return self in (Verdict.KEPT, Verdict.NOTED)
 
+
+#: Of several lines on one claim, the one that stands last here tells.
+_WORSE = (
+    *(Verdict.SKIPPED, Verdict.NOTED, Verdict.KEPT, Verdict.WAIVED),
+    *(Verdict.UNPROVED, Verdict.ERROR, Verdict.BLOCKED, Verdict.BROKEN),
+)
 
 #: The suite's claims: stable ids, which files and machines name, and titles, which people read.
 CLAIMS: Mapping[str, str] = {
@@ -63,6 +70,8 @@ CLAIMS: Mapping[str, str] = {
     "decode.bounded-work": "damage makes no decode much slower or larger",
     "decode.leaves-nothing-behind": "decoding leaves no damage behind",
 }
+_PROMISES = tuple(claim for claim in CLAIMS if claim.startswith("degradation."))
+_SEARCHES = frozenset(c for c in CLAIMS if c.startswith("decode.survives.") and c != "decode.survives.trials")
 #: Before the ids of checks that somebody wrote for a codec of their own.
 OWN = "own."
 
@@ -87,25 +96,6 @@ def check_claim(name: str) -> None:
     raise ClaimError(f"no claim has the id {name!r}: {nearest(name, CLAIMS)}")
 
 
-def check_known_defects(codec: str, known: Mapping[str, str]) -> None:
-    """Refuse known defects that nothing would ever match.
-
-    Raises:
-        ClaimError: a key is neither a failing outcome nor a claim's id.
-    """
-    failures = [outcome.value for outcome in Outcome if outcome.failure]
-    for key in known:
-        if key in failures:
-            continue
-        try:
-            check_claim(key)
-        except ClaimError as error:
-            listed = f"outcomes that fail: {', '.join(failures)}"
-            passing = key in list(Outcome)
-            hint = listed if passing else nearest(key, failures, otherwise=f"{error}; {listed}")
-            raise ClaimError(f"codec {codec!r}: known_defects has {key!r}: {hint}") from error
-
-
 @dataclass(frozen=True)
 class Finding:
     """One line of what was found out about a codec.
@@ -118,6 +108,7 @@ class Finding:
         measured, declared: in words, with units.
         verdict: of this line.
         numbers: what was measured, for machines; ``None`` for a number that is not finite.
+        waiver: what accepts the failure, and where it is reported, where the verdict is waived.
     """
 
     codec: str
@@ -128,6 +119,7 @@ class Finding:
     declared: str
     verdict: Verdict
     numbers: Mapping[str, float | None] = field(default_factory=dict)
+    waiver: str = ""
 
     def __post_init__(self) -> None:
         finite = {k: float(v) if v is not None and math.isfinite(v) else None for k, v in self.numbers.items()}
@@ -144,58 +136,126 @@ class Finding:
         return cls(**{**data, "verdict": Verdict(data["verdict"])})
 
 
+class Said(StrEnum):
+    """What a run may say of a codec."""
+
+    CONFORMS = "conforms"  #: every claim of the suite holds, or was skipped with its reason; every promise is proved
+    NO_PROMISES = "no promises"  #: nothing was promised under damage, and nothing was found
+    BROKEN = "does not conform"  #: the codec breaks a claim
+    UNPROVED = "not proved"  #: more trials would tell
+    NOT_CERTIFIED = "not certified"  #: a part was left out, could not be checked, or is accepted though it fails
+
+
 @dataclass(frozen=True)
 class RunVerdict:
     """What a run says of one codec.
 
     Attributes:
         text: in one line.
-        good: whether that is good news.
+        said: which of the few things that can be said.
+        fails: whether the run must not end with exit status 0. What the tester chose, a part, a waiver or a looser
+            profile, certifies nothing and fails nothing.
     """
 
     text: str
-    good: bool
+    said: Said
+    fails: bool
+
+    @property
+    def good(self) -> bool:
+        """Whether that is good news."""
+        return self.said in (Said.CONFORMS, Said.NO_PROMISES)
+
+
+def states(findings: Iterable[Finding]) -> dict[str, Verdict]:
+    """The state of each claim by its id: the worst of its lines."""
+    found: dict[str, Verdict] = {}
+    for finding in findings:
+        found[finding.claim] = max(found.get(finding.claim, finding.verdict), finding.verdict, key=_WORSE.index)
+    return found
 
 
 def run_verdict(
     codec: str,
-    claims: Mapping[str, Verdict],
+    findings: Iterable[Finding],
     *,
-    loosened: tuple[str, ...] | list[str] = (),
-    known_defects: Mapping[str, str] | None = None,
+    promising: bool = True,
+    loosened: Sequence[str] = (),
     trouble: str | None = None,
-    left_out: bool = False,
 ) -> RunVerdict:
-    """What all claims of one codec say together.
+    """What all findings on one codec say together.
 
     Args:
         codec: as it was asked for.
-        claims: the verdict of each claim by its id; unproved and error count as broken.
+        findings: all lines; a claim of the suite without any was left out.
+        promising: whether the codec promises anything under damage.
         loosened: what the profile allows beyond the codec's own promises.
-        known_defects: the codec's own.
         trouble: why the run as a whole can't be trusted, if so.
-        left_out: whether parts of the suite were.
     """
-    verdicts = list(claims.values())
-    blocked, skipped, known = (verdicts.count(v) for v in (Verdict.BLOCKED, Verdict.SKIPPED, Verdict.KNOWN))
-    broken = sum(v in (Verdict.BROKEN, Verdict.UNPROVED, Verdict.ERROR) for v in verdicts)
-    total, checked = len(verdicts), len(verdicts) - skipped
+    lines = list(findings)
+    claims = states(lines)
+    count = Counter(claims.values())
+    total, skipped = len(claims), count[Verdict.SKIPPED]
+    held, unproved = count[Verdict.KEPT] + count[Verdict.NOTED], _unproved(lines)
     aside = f" ({skipped} not checked)" if skipped else ""
-    if broken or blocked:
-        parts = [f"{broken} of {total} claims broken"] if broken else []
-        parts += [f"{blocked} of {total} blocked by the clean round trip"] if blocked else []
-        parts += [f"{known} of {total} by known defects"] if known else []
-        return RunVerdict(f"{codec}: does not conform: {', '.join(parts)}{aside}", False)
-    if not checked:
-        return RunVerdict(f"{codec}: not checked{aside}", False)
-    if loosened:
-        return RunVerdict(f"{codec}: non-certifying: loosened profile: {'; '.join(loosened)}", False)
+    parts = [
+        (count[Verdict.BROKEN], f"{count[Verdict.BROKEN]} of {total} claims broken"),
+        (count[Verdict.BLOCKED], f"{count[Verdict.BLOCKED]} of {total} blocked by the clean round trip"),
+        (count[Verdict.ERROR], f"{count[Verdict.ERROR]} of {total} claims could not be checked: {_reasons(lines)}"),
+        (unproved, f"{unproved} promise{'s need' if unproved > 1 else ' needs'} more trials"),
+        (count[Verdict.WAIVED], f"{count[Verdict.WAIVED]} of {total} claims waived ({_waivers(lines)})"),
+    ]
+    said = [text for number, text in parts if number]
     if trouble is not None:
-        return RunVerdict(f"{codec}: not certified: {trouble}", False)
-    if known:
-        reports = ", ".join(dict.fromkeys((known_defects or {}).values()))
-        said = f"{codec}: does not conform: {known} of {total} claims broken by known defects ({reports}){aside}"
-        return RunVerdict(said, False)
-    if left_out:
-        return RunVerdict(f"{codec}: {checked} of {checked} claims hold; others were left out{aside}", True)
-    return RunVerdict(f"{codec}: conforms: {checked} of {total} claims hold{aside}", True)
+        said.append(trouble)
+    if loosened:
+        said.append(f"loosened profile: {'; '.join(loosened)}")
+
+    def verdict(kind: Said, text: str, *, fails: bool = False) -> RunVerdict:
+        return RunVerdict(f"{codec}: {kind}: {text}{aside}", kind, fails)
+
+    if count[Verdict.BROKEN] or count[Verdict.BLOCKED]:
+        return verdict(Said.BROKEN, "; ".join(said), fails=True)
+    if unproved and not count[Verdict.ERROR] and trouble is None:
+        return verdict(Said.UNPROVED, "; ".join(said), fails=True)
+    fails = bool(count[Verdict.ERROR] or trouble is not None)
+    if total == skipped:
+        return verdict(Said.NOT_CERTIFIED, "; ".join([*said, "nothing was checked"]), fails=fails)
+    if not CLAIMS.keys() <= claims.keys():
+        said.append(f"{held} of {total - skipped} claims hold; others were left out")
+    if promising and (bare := [c for c in _PROMISES if claims.get(c) is Verdict.SKIPPED]):
+        said.append(f"promises were not judged: {', '.join(bare)}")
+    streams = _streams(lines)
+    if not promising and not streams and not said:
+        said.append("no stream was searched")
+    if said:
+        return verdict(Said.NOT_CERTIFIED, "; ".join(said), fails=fails)
+    if not promising:
+        return verdict(Said.NO_PROMISES, f"nothing found in {streams} streams")
+    return verdict(Said.CONFORMS, f"{held} of {total} claims hold")
+
+
+def _unproved(findings: Iterable[Finding]) -> int:
+    """How many promises are unproved and no worse."""
+    return len({f.severity or f.claim for f in findings if f.verdict is Verdict.UNPROVED})
+
+
+def _reasons(findings: Iterable[Finding], most: int = 2) -> str:
+    reasons = list(dict.fromkeys(f.measured for f in findings if f.verdict is Verdict.ERROR))
+    more = f"; and {len(reasons) - most} more reasons" if len(reasons) > most else ""
+    return "; ".join(reasons[:most]) + more
+
+
+def _waivers(findings: Iterable[Finding]) -> str:
+    return ", ".join(dict.fromkeys(f.waiver for f in findings if f.verdict is Verdict.WAIVED))
+
+
+def _streams(findings: Iterable[Finding]) -> int:
+    """How many damaged streams the searches decoded."""
+    return sum(
+        int(f.numbers["streams"] or 0)
+        if "streams" in f.numbers
+        else int(sum(f.numbers.get(outcome) or 0 for outcome in Outcome))
+        for f in findings
+        if f.claim in _SEARCHES
+    )

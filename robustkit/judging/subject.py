@@ -15,14 +15,14 @@ import numpy as np
 
 from robustkit import quality
 from robustkit.channels import Channel
-from robustkit.codec import EncodeError, Image
+from robustkit.codec import DecodeError, EncodeError, Image
 from robustkit.errors import RobustkitError
-from robustkit.isolation import CodecWorkers, Decoded, Limits
+from robustkit.isolation import CodecWorkers, Decoded, Limits, WorkerError
 from robustkit.judging import beforehand
 from robustkit.judging.effort import EFFORTS, Effort, Sizes
-from robustkit.judging.finding import check_known_defects
 from robustkit.judging.opinion import HERE, Opinions, elsewhere, sampled
 from robustkit.judging.trial import Clean, Trial
+from robustkit.judging.waivers import Waiver, declared
 from robustkit.judging.work import Work
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
@@ -133,14 +133,21 @@ class Subject:
 
     @cached_property
     def known_defects(self) -> Mapping[str, str]:
-        """Where the codec's known defects are reported, by outcome or by a claim's id.
+        """Where the codec's known defects are reported, by what :func:`robustkit.judging.waivers.declared` reads.
 
         Raises:
-            ClaimError: a key is neither; the message names the nearest.
+            ClaimError: a key is nothing of it; the message names the nearest.
         """
-        declared = self.workers.attributes.known_defects
-        check_known_defects(self.name, declared)
-        return declared
+        return self.workers.attributes.known_defects if self.own_waivers else {}
+
+    @cached_property
+    def own_waivers(self) -> tuple[Waiver, ...]:
+        """The known defects as waivers, which count for nothing unless whoever tests the codec accepts them.
+
+        Raises:
+            ClaimError: as :attr:`known_defects`.
+        """
+        return declared(self.name, self.workers.attributes.known_defects)
 
     @cached_property
     def workers(self) -> CodecWorkers:
@@ -257,18 +264,18 @@ class Subject:
             measure: whether to measure quality, which a small crop may not have in every metric.
 
         Raises:
-            CleanRoundTripFailed: one of the two did not work.
+            CleanRoundTripFailed: one of the two did not work, by the codec's own doing. What else goes wrong is not.
         """
         try:
             bitstream = self.workers.encode(original)
         except EncodeError as error:
             raise CleanRoundTripFailed(f"{image}: the codec refuses the image: {error}", refused=True) from error
-        except Exception as error:
+        except WorkerError as error:
             raise CleanRoundTripFailed(f"{image}: encoding failed: {error}") from error
         shape = (original.shape[0], original.shape[1])
         try:
             layout = self.workers.layout(bitstream)
-        except Exception as error:
+        except (DecodeError, WorkerError) as error:
             raise CleanRoundTripFailed(f"{image}: layout failed: {error}") from error
         decoded = self.workers.decode(bitstream, shape=shape)
         metrics = self._measured(original, decoded) if measure else {}
@@ -318,18 +325,11 @@ class Subject:
 
     @property
     def unsound(self) -> str | None:
-        """Why nothing else can be said of the codec: its clean round trip fails, or breaks its promise."""
+        """Why nothing else can be said of the codec: its clean round trip fails."""
         try:
-            measured, rate = self.clean_quality, self.clean_bpp
+            _ = self.clean
         except CleanRoundTripFailed as failed:
             return str(failed)
-        if self.profile is None:
-            return None
-        short = self.drop(self.profile.quality, measured) > 0
-        if short:
-            return f"clean {self.metric} is {measured:.3f}, declared {self.profile.quality:g}"
-        if rate > self.profile.bpp:
-            return f"the clean rate is {rate:.4f} bpp, declared {self.profile.bpp:g}"
         return None
 
     @cached_property

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from robustkit.isolation import Decoded
 from robustkit.judging.assess import Assessment
 from robustkit.judging.evidence import Evidence, first_line
 from robustkit.judging.finding import Finding, Verdict
@@ -16,6 +22,7 @@ from robustkit.judging.search import SearchResult
 from robustkit.judging.shrink import Counterexample
 from robustkit.judging.subject import Subject, slug
 from robustkit.judging.trial import Clean, Trial
+from robustkit.judging.waivers import Waiver
 from robustkit.outcome import Failure, Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.plugin.options import PREFIX
@@ -23,6 +30,44 @@ from robustkit.statistics import trials_to_prove
 
 #: Where a check keeps its claim, so that it is settled in the end, however the check came by it.
 CLAIM: pytest.StashKey[Claim] = pytest.StashKey()
+
+
+class Explained(pytest.fail.Exception):  # type: ignore[misc, name-defined]
+    """A check fails, and its findings say why: whatever else ends a check is no word about the codec."""
+
+
+def fail(text: str) -> NoReturn:
+    """Fail a check whose findings say why."""
+    raise Explained(text, pytrace=False)
+
+
+@dataclass(frozen=True)
+class Waivers:
+    """What may be waived in a run.
+
+    Attributes:
+        accepted: by whoever tests the codec; the codec's own among them, if so.
+        declared: the codec's own, accepted or not.
+        today: when the run began.
+    """
+
+    accepted: Sequence[Waiver] = ()
+    declared: Sequence[Waiver] = ()
+    today: date = field(default_factory=date.today)
+
+    def find(self, claim: str, failure: Failure | None, digest: str) -> tuple[Waiver | None, list[str]]:
+        """The waiver that accepts a failure, or ``None`` and lines on those that would, if they held."""
+        fitting = [w for w in self.accepted if w.fits(claim, failure, digest)]
+        for waiver in fitting:
+            if waiver.holds(self.today):
+                return waiver, []
+        said = [f"the waiver for it held until {waiver.until}: {waiver}" for waiver in fitting]
+        said += [
+            f"the codec declares it a known defect, {waiver.reason}; {PREFIX}waivers codec accepts that"
+            for waiver in self.declared
+            if waiver not in self.accepted and waiver.holds(self.today) and waiver.fits(claim, failure, digest)
+        ]
+        return None, said[:1]
 
 
 class Claim:
@@ -35,10 +80,20 @@ class Claim:
         identity, title: of the claim.
         record: called with each finding.
         report_dir: where streams to replay go.
+        waivers: of failures that are accepted.
+        other_images: options of the run by which its images are others than those that the codec's promises speak of.
     """
 
     def __init__(
-        self, codec: Subject, identity: str, title: str, *, record: Callable[[Finding], None], report_dir: Path
+        self,
+        codec: Subject,
+        identity: str,
+        title: str,
+        *,
+        record: Callable[[Finding], None],
+        report_dir: Path,
+        waivers: Waivers | None = None,
+        other_images: Sequence[str] = (),
     ) -> None:
         self.codec = codec
         self.identity = identity
@@ -47,7 +102,19 @@ class Claim:
         self._evidence = Evidence(codec, identity, title, report_dir / "replay" / slug(codec.name))
         self._findings: list[Finding] = []
         self._failures: list[tuple[list[str], str | None]] = []
-        self._known: list[str] = []
+        self._waivers = Waivers() if waivers is None else waivers
+        self._other_images = other_images
+
+    @property
+    def ways_out(self) -> list[str]:
+        """What to do where a clean figure misses its promise, and the images are not those that it speaks of."""
+        if not self._other_images:
+            return []
+        options = shlex.join(self._other_images)
+        return [
+            "the promise is not about these images; measure one that is, and judge by it:",
+            f"robustkit measure --codec {shlex.quote(self.codec.name)} {options} --out FILE, then {PREFIX}profile FILE",
+        ]
 
     def note(
         self,
@@ -57,6 +124,7 @@ class Claim:
         *,
         severity: str = "",
         numbers: Mapping[str, float] | None = None,
+        waiver: str = "",
     ) -> None:
         """Put a line into the final table and, as JSON, into the JUnit report.
 
@@ -64,9 +132,10 @@ class Claim:
             measured, declared: in words, with units.
             severity: how hard the stream was hit, or what was looked at.
             numbers: what was measured, for machines.
+            waiver: what accepts the failure, where the verdict is waived.
         """
         name, claim = self.codec.name, self.identity
-        finding = Finding(name, claim, self.title, severity, measured, declared, verdict, numbers or {})
+        finding = Finding(name, claim, self.title, severity, measured, declared, verdict, numbers or {}, waiver)
         self._findings.append(finding)
         self._record(finding)
 
@@ -89,7 +158,7 @@ class Claim:
         failure: Failure | None = None,
         stream: bytes = b"",
     ) -> None:
-        """The claim does not hold at this severity.
+        """The claim does not hold at this severity; the check fails, unless a waiver accepts that.
 
         Args:
             failure: of the decoder, where that is what broke it.
@@ -98,11 +167,18 @@ class Claim:
             last: the command that shows it again; it ends the message.
             measured, declared, severity, verdict, numbers: as :meth:`note` takes them.
         """
+        digest = hashlib.sha256(stream).hexdigest() if failure is not None else ""
+        waiver, more = self._waivers.find(self.identity, failure, digest)
+        if waiver is not None:
+            declared = f"{declared}; waived: {waiver.reason}" if declared else f"waived: {waiver.reason}"
+            found = first_line(measured)
+            self.note(Verdict.WAIVED, found, declared, severity=severity, numbers=numbers, waiver=str(waiver))
+            return
         self.note(verdict, first_line(measured), declared, severity=severity, numbers=numbers)
         head = f"{severity}: " if severity else ""
         tail = f"; declared: {declared}" if declared else ""
         first, *rest = measured.splitlines()
-        self._failures.append(([f"  {head}{first}{tail}", *(f"    {line}" for line in [*rest, *why])], last))
+        self._failures.append(([f"  {head}{first}{tail}", *(f"    {line}" for line in [*rest, *why, *more])], last))
 
     def judge(self, assessment: Assessment) -> None:
         """Put an assessment into the table; where it is broken, show the worst trial reduced to what matters."""
@@ -131,43 +207,18 @@ class Claim:
                 why += lines
             self.broken(measured, declared, severity=severity, numbers=numbers, why=why, last=last)
 
-    def known(
-        self,
-        outcome: Outcome,
-        measured: str,
-        *,
-        severity: str = "",
-        last: str,
-        numbers: Mapping[str, float] | None = None,
-    ) -> None:
-        """A failure that the codec declares as a known defect: the claim does not hold, and that is expected.
-
-        Args:
-            outcome: which.
-            last: the command that shows it again.
-            measured, severity, numbers: as :meth:`note` takes them.
-        """
-        where = self.codec.known_defects[outcome]
-        self.note(Verdict.KNOWN, measured, f"no failure; {where}", severity=severity, numbers=numbers)
-        self._known.append(f"{measured}; known: {where}\n{last}")
-
     def settle(self) -> None:
-        """Fail if anything was broken, or nothing measured; a known defect fails as expected."""
+        """Fail if anything was broken, or nothing measured."""
         if not self._failures:
             # What a check of one's own put into the table by itself.
             bad = [f for f in self._findings if f.verdict in (Verdict.BROKEN, Verdict.UNPROVED, Verdict.ERROR)]
             self._failures += [([f"  {f.verdict}: {f.measured}"], None) for f in bad]
-        where = self.codec.known_defects.get(self.identity)
-        if self._failures and where is not None:
-            self._known += ["\n".join([*text, f"known: {where}"]) for text, _ in self._failures]
-        elif self._failures:
+        if self._failures:
             lines = [f"{self.codec.name}: {self.title}: does not hold"]
             for text, _ in self._failures:
                 lines += text
             lines += [last for _, last in self._failures if last is not None][:1]
-            pytest.fail("\n".join(lines), pytrace=False)
-        if self._known:
-            pytest.xfail("\n".join(self._known))
+            fail("\n".join(lines))
         if not self._findings:
             pytest.fail(f"{self.codec.name}: {self.title}: the check measured nothing", pytrace=False)
 
@@ -186,47 +237,53 @@ class Claim:
             seen[outcome] += 1
             name = f"{outcome}-{seen[outcome]}" if seen[outcome] > 1 else str(outcome)
             last = self._evidence.counterexample(kind.example, name)
-            measured = f"{kind.count:,} streams: {first_line(kind.example.decoded.message)}"
-            count = {"failures": float(kind.count)}
-            if outcome in self.codec.known_defects:
-                self.known(outcome, measured, severity=str(outcome), last=last, numbers=count)
-                continue
             why = self._evidence.explain(kind.example, least=kind.least)
             self.broken(
-                measured,
+                f"{kind.count:,} streams: {first_line(kind.example.decoded.message)}",
                 "no failure",
                 severity=str(outcome),
                 why=why if kind is result.kinds[0] else [*why, last],
                 last=last,
-                numbers=count,
+                numbers={"failures": float(kind.count)},
                 failure=kind.failure,
                 stream=kind.example.stream,
             )
 
     def trials_survive(self, trials: Sequence[Trial]) -> None:
         """Judge trials: none may crash the decoder."""
-        known = [t for t in trials if t.outcome in self.codec.known_defects]
-        if known:
-            first = known[0]
-            measured = f"{len(known)} of {len(trials)} trials: {first.outcome}"
-            numbers = {"trials": float(len(trials)), "failures": float(len(known))}
-            last = self._evidence.trial(first)
-            self.known(first.outcome, measured, severity=str(first.channel), last=last, numbers=numbers)
-        failed = [t for t in trials if t.outcome.failure and t not in known]
+        failed = [t for t in trials if t.outcome.failure]
         if not failed:
-            if not known:
-                self.kept(f"0 of {len(trials)} trials", "no failure", numbers={"trials": float(len(trials))})
+            self.kept(f"0 of {len(trials)} trials", "no failure", numbers={"trials": float(len(trials))})
             return
-        worst = failed[0]
-        why, last = self._evidence.least(worst, lambda t: t.outcome is worst.outcome)
-        self.broken(
-            f"{len(failed)} of {len(trials)} trials: {', '.join(sorted({t.outcome.value for t in failed}))}",
-            "no failure",
-            severity=str(worst.channel),
-            why=why,
-            last=last,
-            numbers={"trials": float(len(trials)), "failures": float(len(failed))},
-        )
+        by_waiver: dict[Waiver | None, list[Trial]] = {}
+        for trial in failed:
+            by_waiver.setdefault(self._waiver(trial), []).append(trial)
+        for waiver, found in by_waiver.items():
+            worst = found[0]
+            failure, stream = self._failure(worst)
+            why: list[str] = []
+            last = None
+            if waiver is None:
+                why, last = self._evidence.least(worst, _same_outcome(worst))
+            self.broken(
+                f"{len(found)} of {len(trials)} trials: {', '.join(sorted({t.outcome.value for t in found}))}",
+                "no failure",
+                severity=str(worst.channel),
+                why=why,
+                last=last,
+                numbers={"trials": float(len(trials)), "failures": float(len(found))},
+                failure=failure,
+                stream=stream,
+            )
+
+    def _failure(self, trial: Trial) -> tuple[Failure | None, bytes]:
+        """Which kind of failure a trial shows, and the stream that it came of."""
+        stream = trial.pattern.apply(self.codec.clean[trial.image].bitstream)
+        return Decoded(None, trial.outcome, trial.message).failure, stream
+
+    def _waiver(self, trial: Trial) -> Waiver | None:
+        failure, stream = self._failure(trial)
+        return self._waivers.find(self.identity, failure, hashlib.sha256(stream).hexdigest())[0]
 
     def replay_counterexample(self, found: Counterexample, name: str = "") -> str:
         """Keep the stream, and say how to decode it again; ``name`` tells it from others of this claim."""
@@ -239,3 +296,7 @@ class Claim:
     def replay_clean(self, clean: Clean, pattern: ErrorPattern | None = None) -> str:
         """Keep a clean stream, or the one that ``pattern`` makes of it, and say how to decode it again."""
         return self._evidence.clean(clean, pattern)
+
+
+def _same_outcome(trial: Trial) -> Callable[[Trial], bool]:
+    return lambda other: other.outcome is trial.outcome

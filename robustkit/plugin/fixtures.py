@@ -13,7 +13,7 @@ import pytest
 from robustkit.judging.evidence import first_line
 from robustkit.judging.finding import Finding, Verdict
 from robustkit.judging.subject import Subject
-from robustkit.plugin.claim import CLAIM, Claim
+from robustkit.plugin.claim import CLAIM, Claim, fail
 from robustkit.plugin.golden_check import GoldenCheck
 from robustkit.plugin.needed import NO_CODEC
 from robustkit.plugin.report import claim_of, record
@@ -75,12 +75,12 @@ def codec(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 @pytest.fixture
 def sound_codec(request: pytest.FixtureRequest, codec: Subject) -> Subject:
-    """The codec under test, if its clean round trip is what it declares; all else is blocked."""
+    """The codec under test, if its clean round trip works; all else is blocked."""
     reason = codec.unsound
     if reason is not None:
         # What else a dying worker said is with the clean round trip, once.
         record(request.node, Finding(codec.name, *claim_of(request.node), "", "", "", Verdict.BLOCKED))
-        pytest.fail(f"blocked: the clean round trip fails: {first_line(reason)}", pytrace=False)
+        fail(f"blocked: the clean round trip fails: {first_line(reason)}")
     return codec
 
 
@@ -114,6 +114,14 @@ def claim(request: pytest.FixtureRequest, codec: Subject) -> Claim:
     """Where a check puts what it measured."""
     identity, title = claim_of(request.node)
     run = request.config.stash[RUN]
-    found = Claim(codec, identity, title, record=lambda f: record(request.node, f), report_dir=run.options.report_dir)
+    found = Claim(
+        codec,
+        identity,
+        title,
+        record=lambda f: record(request.node, f),
+        report_dir=run.options.report_dir,
+        waivers=run.waivers_of(codec),
+        other_images=run.other_images,
+    )
     request.node.stash[CLAIM] = found
     return found

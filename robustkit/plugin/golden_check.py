@@ -88,7 +88,10 @@ class GoldenCheck:
             )
             return
         report = self.report_dir / "golden" / slug(self.codec.name) / self.codec.device
-        page = golden_files.write_report(report, mismatches, codec=self.codec.name, device=self.codec.device)
+        try:
+            page = f"{golden_files.write_report(report, mismatches, codec=self.codec.name, device=self.codec.device)}"
+        except OSError as error:
+            page = f"no page could be written: {error}"
         why = []
         for mismatch in mismatches[:10]:
             shown = golden_files.picture(report, mismatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,12 +20,15 @@ from robustkit.registry import CodecSpec, registry
 
 if TYPE_CHECKING:
     from robustkit.isolation import Limits
+    from robustkit.judging.waivers import Waiver
 
 T = TypeVar("T")
 
 #: Before every option but ``--codec``; ini keys have underscores instead.
 PREFIX = "--robustkit-"
 REPORT_DIR = "robustkit-report"
+#: In place of a file of waivers: what the codec declares itself.
+OF_CODEC = "codec"
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,12 @@ OPTIONS = (
     Option("device", "where the codec computes (default: cpu)", choices=("cpu", "cuda")),
     Option("time-limit", "for one decode (default: 30)", "SECONDS"),
     Option("memory-limit", "of a decoding process, such as 4GiB (the default) or 800MiB; 0 for none", "SIZE"),
+    Option(
+        "waivers",
+        "TOML file of failures that you accept; the word codec accepts the known defects that the codec declares",
+        "FILE|codec",
+        repeats=True,
+    ),
     Option("golden-update", "record the golden reconstructions anew, and fail once so that somebody looks at them"),
     Option("golden-dir", "where golden reconstructions live", "DIR"),
     Option("report-dir", f"where streams to replay and pictures are written (default: {REPORT_DIR})", "DIR"),
@@ -256,6 +266,24 @@ class Options:
         file = self.profile_file
         return None if file is None else _read(self.named("profile"), lambda: Profile.from_toml(file))
 
+    @property
+    def waiver_files(self) -> list[Path | None]:
+        """Files of waivers; ``None`` stands for what the codec declares."""
+        given = self._given("waivers")
+        if given is None:
+            return []
+        texts = [str(text).strip() for text in given.value]
+        if "" in texts:
+            raise pytest.UsageError(f"{given.name}: give a value, {given.option.metavar}")
+        return [None if text == OF_CODEC else self._folder(given) / text for text in dict.fromkeys(texts)]
+
+    def waivers(self) -> list[Waiver]:
+        """The waivers of all files."""
+        from robustkit.judging import waivers
+
+        files = [file for file in self.waiver_files if file is not None]
+        return [w for file in files for w in _read(self.named("waivers"), functools.partial(waivers.read, file))]
+
     def limits(self) -> Limits:
         """Time and memory of one decode."""
         if self._limits is None:
@@ -320,9 +348,12 @@ class Options:
         given = self._given(name)
         if given is None:
             return None
-        # As pytest reads the paths in its own files.
+        return self._folder(given) / str(given.value)
+
+    def _folder(self, given: Given) -> Path:
+        """Where a relative path begins: as pytest reads the paths in its own files."""
         ini = self._config.inipath if given.in_file else None
-        return (ini.parent if ini is not None else self._config.invocation_params.dir) / str(given.value)
+        return ini.parent if ini is not None else self._config.invocation_params.dir
 
     def _whole(self, name: str) -> int | None:
         given = self._given(name)

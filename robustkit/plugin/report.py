@@ -5,14 +5,28 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Generator, Iterable, Mapping
-from typing import Any
+from collections.abc import Generator, Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robustkit.judging.finding import CLAIMS, OWN, Finding, Verdict, check_claim, own_claim, run_verdict
+from robustkit.judging.finding import (
+    CLAIMS,
+    OWN,
+    Finding,
+    RunVerdict,
+    Verdict,
+    check_claim,
+    own_claim,
+    run_verdict,
+)
 from robustkit.registry import CodecSpec
-from robustkit.spelling import printable
+from robustkit.spelling import place, printable
+
+if TYPE_CHECKING:
+    from robustkit.judging.waivers import Waiver
 
 #: Of the user properties that carry findings, in the JUnit report too.
 PROPERTY = "robustkit"
@@ -37,12 +51,14 @@ def claim_of(item: pytest.Item) -> tuple[str, str]:
     return identity, CLAIMS.get(identity, identity.removeprefix(OWN).replace("-", " "))
 
 
-#: Of the verdicts on one claim, the later one tells.
-_WORSE = (Verdict.SKIPPED, Verdict.KEPT, Verdict.KNOWN, Verdict.BLOCKED, Verdict.BROKEN)
+#: Verdicts with which a check may end well.
+_PASSING = (Verdict.KEPT, Verdict.NOTED, Verdict.SKIPPED, Verdict.WAIVED)
+#: Of what a finding quotes.
+_LONGEST = 300
 _COLOURS = {
     Verdict.KEPT: "green",
     Verdict.NOTED: "",
-    **dict.fromkeys((Verdict.SKIPPED, Verdict.BLOCKED, Verdict.KNOWN), "yellow"),
+    **dict.fromkeys((Verdict.SKIPPED, Verdict.BLOCKED, Verdict.WAIVED, Verdict.UNPROVED), "yellow"),
 }
 
 
@@ -65,25 +81,50 @@ class Report:
 
     Args:
         specs: the codecs, in the order of the table.
+        waivers: that the tester accepts, in the order of their files.
+
+    Attributes:
+        about: what the run depends on, for the JUnit report.
+        loosened: what the profile allows beyond the promises of each codec.
+        promising: whether each codec promises anything under damage.
+        own_waivers: what each codec declares itself, where the tester accepts that.
+        unasked: why a codec could not be asked, at the start, what its verdict depends on.
     """
 
-    def __init__(self, specs: Iterable[CodecSpec]) -> None:
+    def __init__(self, specs: Iterable[CodecSpec], waivers: Sequence[Waiver] = ()) -> None:
         self.specs = list(specs)
-        self.findings: list[Finding] = []
-        self.claims: dict[str, dict[str, Verdict]] = {}
+        self.about: dict[str, str] = {}
         self.loosened: dict[str, list[str]] = {}
-        self._failed = 0
-        self.known_defects: dict[str, Mapping[str, str]] = {}
+        self.promising: dict[str, bool] = {}
+        self.own_waivers: dict[str, Sequence[Waiver]] = {}
+        self.unasked: dict[str, str] = {}
+        self._waivers = waivers
+        self._today = date.today()
+        #: Of each check, by the process that ran it and the check's id.
+        self._rows: dict[tuple[str, str], list[Finding]] = {}
+        self._again: dict[str, dict[str, None]] = {}
+        self._strange = 0
+        self._cut_short = False
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All lines, in the order of the checks."""
+        return [row for rows in self._rows.values() for row in rows]
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Forget what a check found when it was run before: a plugin may run it again."""
         item.user_properties[:] = [(key, value) for key, value in item.user_properties if key != PROPERTY]
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """A codec's words reach a terminal, an XML file, xdist's controller: what they can't take becomes an escape."""
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Make a finding of how the check ended, and escapes of what no terminal, XML file or controller can take."""
         report = yield
         if any(key == CHECK for key, _ in report.user_properties):
+            for finding in _ending(item, call):
+                record(item, finding)
+                report.user_properties.append(item.user_properties[-1])
             if isinstance(report.longrepr, tuple):
                 path, line, reason = report.longrepr
                 report.longrepr = (path, line, printable(reason))
@@ -95,75 +136,105 @@ class Report:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what a check measured; under xdist the reports come from the workers."""
-        if report.failed and report.when in ("setup", "call", "teardown"):
-            self._failed += 1
-        if report.outcome not in ("passed", "failed", "skipped"):
-            return  # to be run again, says pytest-rerunfailures
+        if report.failed and report.when not in ("setup", "call", "teardown"):
+            self._strange += 1  # it took its process along
         checks = [json.loads(str(value)) for key, value in report.user_properties if key == CHECK]
         if not checks:
             return
         codec, claim, title = checks[-1]
+        key = str(getattr(report, "worker_id", "")), report.nodeid
+        if report.outcome not in ("passed", "failed", "skipped"):
+            # To be run again, says pytest-rerunfailures.
+            self._again.setdefault(codec, {})[title] = None
+            self._rows.pop(key, None)
+            return
+        # Each phase's report carries the findings of those before it.
         rows = [Finding.from_json(str(v)) for k, v in report.user_properties if k == PROPERTY]
-        # All phases' reports carry the findings: they are taken from the one in which the check ends.
-        if report.when == "call" or (report.when == "setup" and not report.passed):
-            self.findings += rows
-        verdicts = {row.verdict for row in rows}
-        if report.failed:
-            blocked = report.when == "setup" and Verdict.BLOCKED in verdicts
-            self._claim(codec, claim, Verdict.BLOCKED if blocked else Verdict.BROKEN)
-            explained = verdicts & {Verdict.BROKEN, Verdict.UNPROVED, Verdict.BLOCKED}
-            if not explained or report.when == "teardown":
-                measured = _last_line(str(report.longreprtext)).partition(";")[0]
-                self.findings.append(Finding(codec, claim, title, "", measured, "", Verdict.ERROR))
-        elif report.skipped and hasattr(report, "wasxfail"):
-            self._claim(codec, claim, Verdict.KNOWN)
-        elif report.skipped:
-            self._claim(codec, claim, Verdict.SKIPPED)
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
-            reason = reason.removeprefix("Skipped: ").partition(";")[0]
-            self.findings.append(Finding(codec, claim, title, "", reason, "", Verdict.SKIPPED))
-        elif report.when == "call":
-            # With --runxfail, what is known to fail comes as passed.
-            self._claim(codec, claim, Verdict.KNOWN if Verdict.KNOWN in verdicts else Verdict.KEPT)
+        if report.failed and all(row.verdict in _PASSING for row in rows):
+            rows.append(Finding(codec, claim, title, "", _last_line(str(report.longreprtext)), "", Verdict.ERROR))
+        if rows:
+            self._rows[key] = rows
 
-    def _claim(self, codec: str, claim: str, verdict: Verdict) -> None:
-        """Several checks may be about one claim: the worst of them tells."""
-        claims = self.claims.setdefault(codec, {})
-        claims[claim] = max(claims.get(claim, verdict), verdict, key=_WORSE.index)
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Notice what could not be collected."""
+        self._strange += report.failed
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Tell the JUnit report and, where pytest has nothing against a run that must fail, the exit status."""
+        if hasattr(session.config, "workerinput") or session.config.getoption("collectonly", False):
+            return
+        self._cut_short = bool(session.shouldfail or session.shouldstop)
+        verdicts = self.verdicts(int(exitstatus))
+        if exitstatus == pytest.ExitCode.OK and any(verdict.fails for verdict in verdicts.values()):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        for plugin in session.config.pluginmanager.get_plugins():
+            # What pytest's fixture record_testsuite_property calls; here no fixture is at hand.
+            if callable(tell := getattr(plugin, "add_global_property", None)):
+                for name, value in self.about.items():
+                    tell(f"{PROPERTY}.{name}", printable(value, lines=False))
+                for codec, verdict in verdicts.items():
+                    tell(f"{PROPERTY}.verdict.{codec}", printable(verdict.text, lines=False))
+
+    def verdicts(self, exitstatus: int) -> dict[str, RunVerdict]:
+        """What the run says of each codec that a check examined."""
+        found = {}
+        for spec in self.specs:
+            rows = [row for row in self.findings if row.codec == spec.name]
+            if rows:
+                found[spec.name] = run_verdict(
+                    spec.name,
+                    rows,
+                    promising=self.promising.get(spec.name, True),
+                    loosened=self.loosened.get(spec.name, []),
+                    trouble=self._trouble(exitstatus, spec.name),
+                )
+        return found
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         """Print the table and the verdicts."""
         usage_error = exitstatus == pytest.ExitCode.USAGE_ERROR
-        if terminalreporter.config.getoption("collectonly") or (usage_error and not self.claims):
+        if terminalreporter.config.getoption("collectonly") or (usage_error and not self._rows):
             return
         terminalreporter.section("robustkit")
         # Into a file or a CI log there is no terminal to ask how wide it is.
         width = min(terminalreporter._tw.fullwidth, 160) if sys.stdout.isatty() else 120
         terminalreporter.write(self._table(width, colour=terminalreporter._tw.hasmarkup))
-        stats = terminalreporter.stats
+        verdicts = self.verdicts(int(exitstatus))
+        for line in self._on_waivers():
+            terminalreporter.write_line(printable(line, lines=False), yellow=True)
         for spec in self.specs:
-            if not self.claims.get(spec.name):
+            if spec.name not in verdicts:
                 terminalreporter.write_line(f"{spec.name}: not checked: no test examined it", red=True, bold=True)
                 continue
-            found = run_verdict(
-                spec.name,
-                self.claims[spec.name],
-                loosened=self.loosened.get(spec.name, []),
-                known_defects=self.known_defects.get(spec.name),
-                trouble=self._trouble(int(exitstatus), stats),
-                left_out=not CLAIMS.keys() <= self.claims[spec.name].keys(),
-            )
-            text = printable(found.text, lines=False)
-            terminalreporter.write_line(text, green=found.good, red=not found.good, bold=True)
+            verdict = verdicts[spec.name]
+            colour = {"green": verdict.good, "yellow": not verdict.good and not verdict.fails, "red": verdict.fails}
+            terminalreporter.write_line(printable(verdict.text, lines=False), bold=True, **colour)
 
-    def _trouble(self, exitstatus: int, stats: Mapping[str, list[Any]]) -> str | None:
-        """Why the run did not end well, other than by what the findings say."""
-        failed = len(stats.get("failed", [])) + len(stats.get("error", []))
+    def _on_waivers(self) -> list[str]:
+        """Lines on waivers that held once, and on those that nothing needed, where all claims were examined."""
+        own = [waiver for waivers in self.own_waivers.values() for waiver in waivers]
+        waivers = list(dict.fromkeys([*self._waivers, *own]))
+        lines = [f"waiver out of date since {w.until}: {w}" for w in waivers if not w.holds(self._today)]
+        examined = [CLAIMS.keys() <= {row.claim for row in self.findings if row.codec == s.name} for s in self.specs]
+        if not all(examined):
+            return lines
+        used = {row.waiver for row in self.findings}
+        return lines + [f"waiver not needed: {w}" for w in waivers if w.holds(self._today) and str(w) not in used]
+
+    def _trouble(self, exitstatus: int, codec: str) -> str | None:
+        """Why the run says less than its findings do."""
+        if exitstatus == pytest.ExitCode.INTERRUPTED or self._cut_short:
+            return "the run was cut short"
         # Tests that fail have their line: those of this suite in the table, those of another are no codec's business.
         # What is left did not collect, or took its worker along.
-        if exitstatus == 0 or (exitstatus == 1 and failed <= self._failed):
-            return None
-        return f"the run did not end well (exit status {exitstatus})"
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or self._strange:
+            return f"the run did not end well (exit status {exitstatus})"
+        if codec in self.unasked:
+            return self.unasked[codec]
+        if again := self._again.get(codec):
+            return f"run again after a failure: {', '.join(again)}"
+        return None
 
     def _table(self, width: int, *, colour: bool) -> str:
         from rich.console import Console
@@ -192,6 +263,46 @@ class Report:
             console.print(table)
             console.print()
         return out.getvalue()
+
+
+def _ending(item: pytest.Item, call: pytest.CallInfo[None]) -> list[Finding]:
+    """What the end of one phase of a check says, beyond the findings that the check has recorded."""
+    from robustkit.plugin.claim import Explained
+
+    error = None if call.excinfo is None else call.excinfo.value
+    codec, claim, title = next(json.loads(str(v)) for k, v in item.user_properties if k == CHECK)
+
+    def finding(measured: str, verdict: Verdict) -> list[Finding]:
+        return [Finding(codec, claim, title, "", printable(measured, lines=False)[:_LONGEST], "", verdict)]
+
+    if error is None:
+        silent = call.when == "call" and all(key != PROPERTY for key, _ in item.user_properties)
+        return finding("the check passed", Verdict.KEPT) if silent else []
+    if isinstance(error, Explained):
+        return []
+    if isinstance(error, pytest.skip.Exception):
+        return finding(f"{error.msg}".partition(";")[0], Verdict.SKIPPED)
+    if isinstance(error, pytest.fail.Exception):
+        return finding(_last_line(f"{error.msg}").partition(";")[0], Verdict.ERROR)
+    told = f"{type(error).__name__}: {_of_folder(error)}".removesuffix(": ")
+    # The codec's own doing is what its worker says of it, and what a check of the user's own asserts.
+    from robustkit.codec import DecodeError, EncodeError
+    from robustkit.isolation import WorkerError
+
+    of_codec = (WorkerError, EncodeError, DecodeError, *([AssertionError] if claim.startswith(OWN) else []))
+    by_codec = isinstance(error, of_codec) and call.when == "call"
+    return finding(_first_line(told), Verdict.BROKEN if by_codec else Verdict.ERROR)
+
+
+def _of_folder(error: BaseException) -> str:
+    """An error's text; of a file that is gone or can't be written, with its folder, so that a reason is said once."""
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return f"{error.strerror}: {place(Path(error.filename).parent)}"
+    return f"{error}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _last_line(text: str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from robustkit.codec import Image
     from robustkit.judging.subject import Subject
+    from robustkit.plugin.claim import Waivers
 
 #: Of the search's seed, in what xdist's workers are told.
 SEED = "robustkit_seed"
@@ -59,7 +60,8 @@ class Run:
         if (here := str(config.invocation_params.dir)) not in sys.path:
             sys.path.append(here)
         self.specs = self.options.specs()
-        self.report = Report(self.specs)
+        self.waivers = self.options.waivers()
+        self.report = Report(self.specs, self.waivers)
         self.limits = self.options.limits()
         self.profile = self.options.profile()
         effort = EFFORTS[self.options.effort]
@@ -103,6 +105,28 @@ class Run:
                 raise pytest.UsageError(f"{given}: {error}") from error
         return self._images
 
+    @property
+    def other_images(self) -> list[str]:
+        """Options by which the images are others than those that a codec's own promises speak of."""
+        if self.options.profile_file is not None:
+            return []
+        given = [] if self.options.images is None else ["--images", place(self.options.images)]
+        return [*given, *([] if self._crop is None else ["--crop", str(self._crop)])]
+
+    def waivers_of(self, subject: Subject) -> Waivers:
+        """What may be waived of what a codec does."""
+        from robustkit.judging import waivers
+        from robustkit.plugin.claim import Waivers
+
+        own = subject.own_waivers
+        accepted = waivers.accepted(self.waivers, subject.name)
+        return Waivers((*accepted, *(own if self.accepts_own else ())), own)
+
+    @property
+    def accepts_own(self) -> bool:
+        """Whether the tester accepts what the codecs declare as known defects."""
+        return None in self.options.waiver_files
+
     def subject(self, spec: CodecSpec) -> Subject:
         """The codec, ready to be examined; its processes start when they are needed."""
         from robustkit.judging.subject import Subject
@@ -145,30 +169,78 @@ class Run:
             commands = " and ".join(f"`{self.recording(spec.name)}`" for spec in self.specs)
             self.no_device = f"no CUDA device here; {commands} records the golden files on a machine with an NVIDIA GPU"
             return
+        from robustkit.isolation import WorkerError
         from robustkit.judging import beforehand
 
         beforehand.load(_LATE)
         for spec in self.specs:
             subject = self.subject(spec)
             try:
-                self.facts[spec.name] = dict(subject.workers.describe())
-                self.report.loosened[spec.name] = subject.loosened
-                self.report.known_defects[spec.name] = subject.known_defects
+                self._ask(subject)
             except (CodecUnavailable, ClaimError) as error:
                 raise pytest.UsageError(str(error)) from error
-            except Exception as error:
+            except OSError as error:
+                # The machine's trouble, no mistake in the command: each check that meets it says so.
+                self._unasked(spec, "can't be started now", error)
+            except WorkerError as error:
                 if spec.settings:
                     given = ", ".join(f"{key}={value!r}" for key, value in spec.settings.items())
                     raise pytest.UsageError(f"codec {spec.name!r} can't be built with {given}: {error}") from error
-                # A codec whose constructor dies is a finding, not a mistake in the command.
-                self.facts[spec.name] = {"does not start": str(error).strip().partition("\n")[0][:200]}
-            else:
-                try:
-                    subject.check_metric()
-                except (RobustkitError, ValueError) as error:
-                    raise pytest.UsageError(f"metric {subject.metric!r} of codec {spec.name!r}: {error}") from error
+                self._unasked(spec, "does not describe itself", error)
             if on_xdist(self.config):
                 self.close(subject)
+        self.report.about = self._about()
+
+    def _unasked(self, spec: CodecSpec, what: str, error: Exception) -> None:
+        said = str(error).strip().partition("\n")[0][:200]
+        self.facts[spec.name] = {what: said}
+        if spec.name not in self.report.promising:
+            self.report.unasked[spec.name] = f"the codec {what}: {said}"
+
+    def _ask(self, subject: Subject) -> None:
+        """Find out what a verdict on a codec depends on, and whether its images can be measured."""
+        name = subject.name
+        self.report.loosened[name] = subject.loosened
+        self.report.promising[name] = subject.profile is not None and bool(subject.profile.promises)
+        self.report.own_waivers[name] = subject.own_waivers if self.accepts_own else ()
+        try:
+            subject.check_metric()
+        except (RobustkitError, ValueError) as error:
+            raise pytest.UsageError(f"metric {subject.metric!r} of codec {name!r}: {error}") from error
+        self.facts[name] = dict(subject.workers.describe())
+
+    def _about(self) -> dict[str, str]:
+        """What the verdicts depend on, for the JUnit report."""
+        import platform
+
+        import numpy
+
+        from robustkit import __version__
+
+        facts = {f"codec.{name}": "; ".join(f"{k} {v}" for k, v in told.items()) for name, told in self.facts.items()}
+        return {
+            "version": __version__,
+            "python": platform.python_version(),
+            "numpy": numpy.__version__,
+            "pytest": pytest.__version__,
+            "platform": platform.platform(),
+            "device": self.options.device,
+            "effort": self.options.effort,
+            "trials": str(self._trials_per_image),
+            "seed": str(self.seed),
+            "images": ", ".join(self.images),
+            "promises": self._promises,
+            **facts,
+        }
+
+    @property
+    def _promises(self) -> str:
+        file = self.options.profile_file
+        return "the codec's own" if file is None else place(file)
+
+    @property
+    def _trials_per_image(self) -> int:
+        return self._trials or -(-self.effort.trials // len(self.images))
 
     def _try_report_dir(self) -> None:
         folder = self.options.report_dir
@@ -209,15 +281,12 @@ class Run:
         """Lines on what is judged, and how."""
         from robustkit import __version__
 
-        file = self.options.profile_file
-        promises = "the codec's own" if file is None else place(file)
-        trials = self._trials or -(-self.effort.trials // len(self.images))
         examples = self.effort.examples
         searches = f"{examples} streams a search" if examples else f"searches of about {self.effort.seconds:g} s"
         lines = [
             f"robustkit: {__version__}; device {self.options.device}; effort {self.options.effort}"
-            f" ({trials} trials an image, {searches});"
-            f" seed {self.seed} (search), 0 (trials); promises: {promises}"
+            f" ({self._trials_per_image} trials an image, {searches});"
+            f" seed {self.seed} (search), 0 (trials); promises: {self._promises}"
         ]
         lines += [f"images: {said}" for said in self._image_notes]
         if self.no_device:

@@ -14,11 +14,12 @@ from robustkit.judging.finding import (
     CLAIMS,
     ClaimError,
     Finding,
+    Said,
     Verdict,
     check_claim,
-    check_known_defects,
     own_claim,
     run_verdict,
+    states,
 )
 
 SUITE = (test_clean, test_degradation, test_golden, test_survival, test_work)
@@ -72,19 +73,6 @@ def test_a_check_of_ones_own_has_an_id_whatever_it_is_called(function):
     assert identity.isascii()
 
 
-def test_known_defects_are_outcomes_that_fail_or_claims():
-    check_known_defects("mine", {"crashed": "x", "hung": "x", "decode.survives.bursts": "x", "own.mine": "x"})
-    for key, says in [
-        ("crash", "did you mean crashed"),
-        ("refused", "outcomes that fail: unstable, misshapen, raised, crashed, hung, exhausted"),
-        ("nonsense", "no claim has the id 'nonsense'"),
-        ("decode survives bursts", "its id is 'decode.survives.bursts'"),
-    ]:
-        with pytest.raises(ClaimError, match=says) as caught:
-            check_known_defects("mine", {key: "https://example.org"})
-        assert f"codec 'mine': known_defects has {key!r}" in str(caught.value)
-
-
 def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
@@ -99,58 +87,167 @@ def test_a_finding_is_json_with_numbers_and_comes_back(numbers, text, verdict):
     assert Finding.from_json(finding.to_json()) == finding
 
 
-KEPT, BROKEN, UNPROVED, BLOCKED, SKIPPED, KNOWN, ERROR, NOTED = (
-    Verdict(v) for v in ("kept", "broken", "unproved", "blocked", "skipped", "known defect", "error", "noted")
+KEPT, BROKEN, UNPROVED, BLOCKED, SKIPPED, WAIVED, ERROR, NOTED = (
+    Verdict(v) for v in ("kept", "broken", "unproved", "blocked", "skipped", "waived", "error", "noted")
 )
+GOOD = {KEPT, NOTED}
+#: Said of a part.
+PART = "others were left out"
+#: How many claims the searches examine.
+SEARCHES = sum(claim.startswith("decode.survives.") for claim in set(CLAIMS) - {"decode.survives.trials"})
+
+
+def line(claim, verdict, severity=""):
+    """A line of a claim; each has a reason and a waiver, to be quoted where the verdict is of that kind."""
+    streams = {"streams": 25.0} if verdict is KEPT else {}
+    return Finding("x", claim, claim, severity, "no space left", "", verdict, streams, "crashed, https://e.org/1")
+
+
+def suite(**others):
+    """A line kept for each claim of the suite, but for ``others``."""
+    verdicts = dict.fromkeys(CLAIMS, KEPT) | {k.replace("__", ".").replace("_", "-"): v for k, v in others.items()}
+    return [line(claim, verdict) for claim, verdict in verdicts.items() if verdict is not None]
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "more", "text", "good"),
+    ("findings", "more", "text", "fails"),
     [
-        ([KEPT] * TOTAL, {}, f"x: conforms: {TOTAL} of {TOTAL} claims hold", True),
-        ([KEPT, NOTED, SKIPPED], {}, "x: conforms: 2 of 3 claims hold (1 not checked)", True),
-        ([KEPT, KEPT], {"left_out": True}, "x: 2 of 2 claims hold; others were left out", True),
-        ([KEPT, BROKEN], {}, "x: does not conform: 1 of 2 claims broken", False),
-        ([KEPT, UNPROVED], {}, "x: does not conform: 1 of 2 claims broken", False),
-        ([KEPT, ERROR, SKIPPED], {}, "x: does not conform: 1 of 3 claims broken (1 not checked)", False),
+        (suite(), {}, f"x: conforms: {TOTAL} of {TOTAL} claims hold", False),
+        (suite(own__mine=NOTED), {}, f"x: conforms: {TOTAL + 1} of {TOTAL + 1} claims hold", False),
         (
-            [BROKEN, BLOCKED, BLOCKED, KNOWN],
+            suite(golden__matches=SKIPPED),
             {},
-            "x: does not conform: 1 of 4 claims broken, 2 of 4 blocked by the clean round trip, "
-            "1 of 4 by known defects",
+            f"x: conforms: {TOTAL - 1} of {TOTAL} claims hold (1 not checked)",
             False,
         ),
-        ([SKIPPED, SKIPPED], {}, "x: not checked (2 not checked)", False),
-        ([], {}, "x: not checked", False),
-        ([KEPT], {"loosened": ["bpp 3 > 1"]}, "x: non-certifying: loosened profile: bpp 3 > 1", False),
-        ([KEPT], {"trouble": "exit status 3"}, "x: not certified: exit status 3", False),
+        ([line("a", KEPT), line("b", KEPT)], {}, f"x: not certified: 2 of 2 claims hold; {PART}", False),
+        (suite(decode__deterministic=BROKEN), {}, f"x: does not conform: 1 of {TOTAL} claims broken", True),
         (
-            [KEPT, KNOWN],
-            {"known_defects": {"crashed": "https://e.org/1", "hung": "https://e.org/1"}},
-            "x: does not conform: 1 of 2 claims broken by known defects (https://e.org/1)",
+            [line("a", UNPROVED, "bsc"), line("a", UNPROVED, "burst"), line("b", UNPROVED, "bsc")],
+            {},
+            "x: not proved: 2 promises need more trials",
+            True,
+        ),
+        (suite(degradation__quality=UNPROVED), {}, "x: not proved: 1 promise needs more trials", True),
+        (
+            suite(degradation__quality=ERROR),
+            {},
+            f"x: not certified: 1 of {TOTAL} claims could not be checked: no space left",
+            True,
+        ),
+        (
+            suite(degradation__quality=ERROR, degradation__corrupted=UNPROVED, golden__matches=SKIPPED),
+            {},
+            f"x: not certified: 1 of {TOTAL} claims could not be checked: no space left; 1 promise needs more trials "
+            "(1 not checked)",
+            True,
+        ),
+        (
+            [line("a", BROKEN), line("b", BLOCKED), line("c", BLOCKED), line("d", WAIVED), line("e", ERROR)],
+            {},
+            "x: does not conform: 1 of 5 claims broken; 2 of 5 blocked by the clean round trip; "
+            "1 of 5 claims could not be checked: no space left; 1 of 5 claims waived (crashed, https://e.org/1)",
+            True,
+        ),
+        ([line("a", SKIPPED)], {}, "x: not certified: nothing was checked (1 not checked)", False),
+        ([], {}, "x: not certified: nothing was checked", False),
+        (suite(), {"loosened": ["bpp 3 > 1"]}, "x: not certified: loosened profile: bpp 3 > 1", False),
+        (suite(), {"trouble": "the run was cut short"}, "x: not certified: the run was cut short", True),
+        (
+            suite(decode__survives__bursts=WAIVED),
+            {},
+            f"x: not certified: 1 of {TOTAL} claims waived (crashed, https://e.org/1)",
             False,
         ),
         # A broken claim is said before anything else that is wrong.
-        ([BROKEN], {"loosened": ["bpp"], "trouble": "t"}, "x: does not conform: 1 of 1 claims broken", False),
+        (
+            [line("a", BROKEN)],
+            {"loosened": ["bpp"], "trouble": "t"},
+            "x: does not conform: 1 of 1 claims broken; t; loosened profile: bpp",
+            True,
+        ),
+        (
+            suite(degradation__quality=SKIPPED),
+            {},
+            "x: not certified: promises were not judged: degradation.quality (1 not checked)",
+            False,
+        ),
+        (
+            suite(degradation__quality=SKIPPED),
+            {"promising": False},
+            f"x: no promises: nothing found in {25 * SEARCHES} streams (1 not checked)",
+            False,
+        ),
     ],
 )
-def test_what_a_run_says(verdicts, more, text, good):
-    found = run_verdict("x", {f"own.{i}": v for i, v in enumerate(verdicts)}, **more)
-    assert (found.text, found.good) == (text, good)
+def test_what_a_run_says(findings, more, text, fails):
+    found = run_verdict("x", findings, **more)
+    assert (found.text, found.fails) == (text, fails)
 
 
-@given(st.lists(st.sampled_from(Verdict)), st.booleans(), st.booleans(), st.booleans())
-def test_conforms_is_said_only_of_claims_that_all_hold(verdicts, loosened, trouble, left_out):
-    found = run_verdict(
-        "x",
-        {f"own.{i}": v for i, v in enumerate(verdicts)},
-        loosened=["bpp"] if loosened else [],
-        trouble="trouble" if trouble else None,
-        left_out=left_out,
-    )
-    sound = bool(set(verdicts) - {SKIPPED}) and set(verdicts) <= {KEPT, NOTED, SKIPPED}
-    assert found.good == (sound and not loosened and not trouble)
-    assert (": conforms:" in found.text) == (found.good and not left_out)
+def test_the_streams_of_a_search_are_counted_by_outcome_where_it_gives_no_sum():
+    findings = [line(claim, NOTED) for claim in CLAIMS if claim != "decode.survives.bursts"]
+    counts = {"intact": 3.0, "refused": 20.0, "seconds": 7.0}
+    findings.append(Finding("x", "decode.survives.bursts", "", "", "", "", KEPT, counts))
+    assert "nothing found in 23 streams" in run_verdict("x", findings, promising=False).text
+    assert run_verdict("x", findings[:-1], promising=False).said is Said.NOT_CERTIFIED
+    none = [line(claim, NOTED) for claim in CLAIMS]
+    assert run_verdict("x", none, promising=False).text == "x: not certified: no stream was searched"
+
+
+#: What may have become of each claim of the suite, several lines of it or none, and of some that are not the suite's.
+RUNS = st.fixed_dictionaries(
+    {}, optional={claim: st.sets(st.sampled_from(Verdict), min_size=1) for claim in (*CLAIMS, "own.a", "own.b")}
+) | st.fixed_dictionaries({claim: st.sets(st.sampled_from([KEPT, NOTED, SKIPPED]), min_size=1) for claim in CLAIMS})
+MORE = st.fixed_dictionaries(
+    {
+        "promising": st.booleans(),
+        "loosened": st.sampled_from([[], [], ["bpp"]]),
+        "trouble": st.sampled_from([None, None, "trouble"]),
+    }
+)
+
+
+def lines(run):
+    return [line(claim, verdict, severity=verdict.value) for claim, verdicts in run.items() for verdict in verdicts]
+
+
+@given(RUNS, MORE)
+def test_what_a_run_may_say(run, more):
+    found = run_verdict("x", lines(run), **more)
+    seen = set().union(*run.values())
+    # Of the whole suite, where all holds.
+    whole = run.keys() >= CLAIMS.keys() and seen <= {*GOOD, SKIPPED} and not more["loosened"] and not more["trouble"]
+    if found.said is Said.CONFORMS:
+        assert whole
+        assert more["promising"]
+        assert all(run[claim] & GOOD for claim in CLAIMS if claim.startswith("degradation."))
+    if found.said is Said.NO_PROMISES:
+        assert whole
+        assert not more["promising"]
+        assert any(KEPT in run[claim] for claim in CLAIMS if claim.startswith("decode.survives."))
+    assert found.good == (found.said in (Said.CONFORMS, Said.NO_PROMISES))
+    # Only what the codec breaks makes it not conform.
+    assert (found.said is Said.BROKEN) == bool(seen & {BROKEN, BLOCKED})
+    if found.said is Said.UNPROVED:
+        assert UNPROVED in seen
+        assert ERROR not in seen
+    # A run fails by what is broken, unproved or unchecked, and by nothing that the tester chose.
+    assert found.fails == bool(seen & {BROKEN, BLOCKED, UNPROVED, ERROR} or more["trouble"])
+    assert found.text.startswith(f"x: {found.said}: ")
+    assert [kind for kind in Said if f": {kind}: " in found.text] == [found.said]
+    assert "\n" not in found.text
+
+
+@given(RUNS, MORE, st.sampled_from(sorted(CLAIMS)), st.sampled_from([BROKEN, ERROR, UNPROVED, WAIVED]), st.randoms())
+def test_a_finding_more_makes_no_verdict_better_and_their_order_makes_none_other(run, more, claim, verdict, random):
+    findings = [*lines(run), line(claim, verdict)]
+    after = run_verdict("x", findings, **more)
+    assert not after.good
+    assert verdict is not BROKEN or after.said is Said.BROKEN
+    shuffled = random.sample(findings, len(findings))
+    assert run_verdict("x", shuffled, **more).said is after.said
+    assert states(shuffled) == states(findings)
 
 
 def test_each_failing_outcome_is_a_failure_and_a_refusal_is_none():

@@ -21,6 +21,7 @@ VALUES = {
     "time-limit": ("seconds", "2.5", "3", 2.5, 3.0),
     "memory-limit": ("memory", "1GiB", "800MiB", 2**30, 800 * 2**20),
     "set": ("quality", "quality=30", "quality=40", 30, 40),
+    "waivers": ("accepted", "codec", "two.toml", "codec", "two.toml"),
     "golden-update": ("updating", "true", None, True, True),
 }
 INI = {
@@ -41,6 +42,11 @@ class Read(Options):
     @property
     def memory(self):
         return self.limits().memory
+
+    @property
+    def accepted(self):
+        (file,) = self.waiver_files
+        return "codec" if file is None else file.name
 
     @property
     def quality(self):
@@ -161,6 +167,7 @@ def test_paths_stay_where_a_test_changes_the_directory(read, pytester, monkeypat
         ("robustkit_memory_limit = lots", "robustkit_memory_limit: 'lots': write a size like 4GiB"),
         ("robustkit_golden_update = maybe", "robustkit_golden_update: .*'maybe'.*: give true or false"),
         ("robustkit_profile = nowhere.toml", "robustkit_profile: .*nowhere.toml.*No such file"),
+        ("robustkit_waivers = nowhere.toml", "robustkit_waivers: .*nowhere.toml.*No such file"),
         ("robustkit_set = quality", "robustkit_set quality: write KEY=VALUE"),
         ("robustkit_set = qualty=3\n    qualty=4", "robustkit_set qualty=4: qualty is given twice for jpeg"),
         ("robustkit_set = no-such-codec:quality=3", "'no-such-codec' is not among the codecs jpeg"),
@@ -169,7 +176,7 @@ def test_paths_stay_where_a_test_changes_the_directory(read, pytester, monkeypat
 def test_a_mistake_in_a_file_names_the_key_and_the_way_out(read, written, message):
     def everything(options):
         _ = options.device, options.effort, options.crop, options.trials, options.examples, options.updating
-        _ = options.specs(), options.limits(), options.profile()
+        _ = options.specs(), options.limits(), options.profile(), options.waivers()
 
     options = read(lines=written)
     with pytest.raises(pytest.UsageError, match=message):

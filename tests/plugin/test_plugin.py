@@ -143,9 +143,9 @@ def test_several_codecs_run_side_by_side(suite):
     result.assert_outcomes(passed=2, failed=1, deselected=3 * TOTAL - 3)
     result.stdout.fnmatch_lines(
         [
-            "plain: 1 of 1 claims hold; others were left out",
+            "plain: not certified: 1 of 1 claims hold; others were left out",
             "nameless: does not conform: 1 of 1 claims broken",
-            "silent: 1 of 1 claims hold; others were left out",
+            "silent: not certified: 1 of 1 claims hold; others were left out",
         ]
     )
 
@@ -218,7 +218,7 @@ def test_a_loosened_profile_marks_the_report(suite):
     result.stdout.fnmatch_lines(
         [
             "NON-CERTIFYING: loosened profile: bpp 3 > 1.6; quality 10 < 15*",
-            "plain: non-certifying: loosened profile: bpp 3 > 1.6; quality 10 < 15*",
+            "plain: not certified: loosened profile: bpp 3 > 1.6; quality 10 < 15*",
         ]
     )
     assert "conforms" not in text(result)
@@ -241,6 +241,8 @@ def test_too_few_trials_prove_nothing(suite):
     result.assert_outcomes(failed=1, deselected=TOTAL - 1)
     assert "too few trials to tell: run with --robustkit-trials 10" in text(result)
     assert "unproved" in text(result)
+    result.stdout.fnmatch_lines(["plain: not proved: 2 promises need more trials"])
+    assert result.ret == 1
 
 
 def test_images_of_ones_own(suite):
@@ -325,7 +327,7 @@ def test_without_a_gpu_everything_is_skipped_with_the_command_for_one(suite):
         "pytest conformance --codec robust-turbo-ddcm -k golden --robustkit-golden-update --robustkit-device cuda"
         in text(result)
     )
-    assert "robust-turbo-ddcm: not checked" in text(result)
+    assert "robust-turbo-ddcm: not certified: nothing was checked" in text(result)
 
 
 def test_the_options_are_explained(pytester):

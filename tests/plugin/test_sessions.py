@@ -94,7 +94,7 @@ def test_a_part_of_the_suite_does_not_certify(run, args, passed):
     result = run("--codec", "plain", *args)
     assert result.ret == 0
     assert result.parseoutcomes()["passed"] == passed
-    assert f"plain: {passed} of {passed} claims hold; others were left out" in text(result)
+    assert f"plain: not certified: {passed} of {passed} claims hold; others were left out" in text(result)
     assert "conforms" not in text(result)
 
 
@@ -109,7 +109,7 @@ def test_a_suite_that_did_not_all_collect_certifies_nothing(run):
     (run.path / "conformance" / "test_survival.py").write_text("import no_such_module\n")
     result = run("--codec", "plain", "conformance", "--continue-on-collection-errors", "-k", "layout")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["plain: not certified: the run did not end well (exit status 1)"])
+    result.stdout.fnmatch_lines(["plain: not certified: the run did not end well (exit status 1)*"])
 
 
 @pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["one process", "two"])
@@ -184,7 +184,9 @@ def test_a_check_of_ones_own_fails_by_its_findings(run):
     write(run.path, mine=checks)
     result = run("--codec", "plain", "checks")
     result.assert_outcomes(failed=4, passed=2, skipped=2)
-    result.stdout.fnmatch_lines(["plain: does not conform: 4 of 5 claims broken"])
+    result.stdout.fnmatch_lines(
+        ["plain: does not conform: 3 of 5 claims broken; 1 of 5 claims could not be checked: *measured nothing*"]
+    )
 
 
 def test_fixtures_without_the_hook_that_parametrizes_them_say_so(run):
@@ -235,17 +237,12 @@ def test_junit_has_strict_json_where_nothing_could_be_estimated(run):
     assert any(None in f["numbers"].values() for f in findings)
 
 
-def test_a_known_defect_is_none_the_better_with_runxfail(run):
-    result = run("--codec", "excused", "conformance", "-k", "bit_flips", "--runxfail")
-    result.stdout.fnmatch_lines(["excused: does not conform: 1 of 1 claims broken by known defects*"])
-
-
 def test_two_codecs_over_two_processes(run):
     result = run("--codec", "plain,nameless", "conformance", "-n", "2", "-k", "layout or garbage")
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "plain: 2 of 2 claims hold; others were left out",
-            "nameless: does not conform: 1 of 2 claims broken",
+            "plain: not certified: 2 of 2 claims hold; others were left out",
+            "nameless: does not conform: 1 of 2 claims broken*",
         ]
     )
