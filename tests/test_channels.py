@@ -342,3 +342,11 @@ def test_no_number_image_codec_channel_or_seed_draws_what_another_does():
     given += [("jpeg", "cat", "bsc(ber=0.25)", 0, 0), ("jpeg", "cat", "bsc(ber=0.5)", 2**40, 0)]
     first = {generator(*names, seed=seed).integers(1 << 62) for *names, seed in given}
     assert len(first) == len(given)
+
+
+def test_a_part_is_named_and_numbers_are_python_s_own():
+    for kind, value in ((BSC, 0.5), (Burst, 3)):
+        with pytest.raises(TypeError):
+            kind(value, "header")
+    assert type(Burst(np.int64(3)).length) is int
+    assert type(BSC(np.float32(0.5)).ber) is float
