@@ -377,3 +377,21 @@ def test_ladders_rise_in_damage_and_differ_in_nothing_else():
 
 def test_every_kind_is_known_by_its_name():
     assert {kind: cls.kind for kind, cls in CHANNELS.items()} == {kind: kind for kind in CHANNELS}
+
+
+def test_no_number_image_codec_channel_or_seed_draws_what_another_does():
+    """Trials that repeat would be counted as if each said something new."""
+    given = [("jpeg", "cat", "bsc(ber=0.5)", number, seed) for number in range(2000) for seed in (0, 1)]
+    given += [(codec, "cat", "bsc(ber=0.5)", 0, 0) for codec in ("png", "jpeg ")]
+    given += [("jpeg", image, "bsc(ber=0.5)", 0, 0) for image in ("dog", "ca")]
+    given += [("jpeg", "cat", "bsc(ber=0.25)", 0, 0), ("jpeg", "cat", "bsc(ber=0.5)", 2**40, 0)]
+    first = {generator(*names, seed=seed).integers(1 << 62) for *names, seed in given}
+    assert len(first) == len(given)
+
+
+def test_a_part_is_named_and_numbers_are_python_s_own():
+    for kind, value in ((BSC, 0.5), (Burst, 3)):
+        with pytest.raises(TypeError):
+            kind(value, "header")
+    assert type(Burst(np.int64(3)).length) is int
+    assert type(BSC(np.float32(0.5)).ber) is float

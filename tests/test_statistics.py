@@ -55,6 +55,7 @@ def test_equal_values_give_an_exact_verdict(value, count, trials):
 def test_no_values_prove_nothing():
     for bound in (mean_bound({}), mean_bound({"a": []}), percentile_bound({}, 95), share_bound({})):
         assert math.isnan(bound.estimate)
+        assert (bound.low, bound.high) in [(-math.inf, math.inf), (0.0, 1.0)]
         assert judge(bound, 0.5) is judge_share(bound, 0.0) is Verdict.UNPROVED
 
 
@@ -177,6 +178,85 @@ def test_verdicts(bound, declared, verdict, at_least):
     assert judge(bound, declared, at_least=True) is at_least
 
 
+def korn_and_graubard(table: list[list[bool]], tail: float) -> tuple[float, float]:
+    """The interval of a share, step by step as the paper has it, for images of equally many trials."""
+    images, trials = len(table), sum(map(len, table))
+    shares = [sum(row) / len(row) for row in table]
+    share = sum(shares) / images
+    between = sum((s - share) ** 2 for s in shares) / (images - 1) / images
+    effect = max(1.0, between / (share * (1 - share) / trials))
+    shrunk = (stats.t.ppf(1 - tail, trials - 1) / stats.t.ppf(1 - tail, images - 1)) ** 2
+    effective = trials / effect * shrunk
+    events = share * effective
+    low = stats.beta.ppf(tail, events, effective - events + 1)
+    return float(low), float(stats.beta.ppf(1 - tail, events + 1, effective - events))
+
+
+@pytest.mark.parametrize("counts", [(1, 0, 0), (3, 1), (0, 5, 10, 2, 1, 0), (1, 1, 1, 1), (10, 0)])
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_a_share_has_korn_and_graubards_bounds(counts, two_sided):
+    table = [[True] * n + [False] * (10 - n) for n in counts]
+    bound = share_bound(images(table), two_sided=two_sided)
+    assert (bound.low, bound.high) == pytest.approx(korn_and_graubard(table, 0.025 if two_sided else 0.05))
+    assert bound.two_sided == two_sided
+
+
+def test_a_percentile_is_where_the_share_beyond_is_bounded():
+    """Every level is tried by the bounds of the share beyond it, one by one."""
+    table = np.random.default_rng(9).normal(size=(5, 30)).round(1)
+    for percentile, two_sided in [(95, False), (50, True), (20, False)]:
+        tail, beyond = (0.025 if two_sided else 0.05), 1 - percentile / 100
+        bound = percentile_bound(images(table), percentile, two_sided=two_sided)
+
+        def ends(events, tail=tail):
+            share = events.mean()
+            return korn_and_graubard(events.tolist(), tail) if 0 < share < 1 else (share, share)
+
+        levels = np.unique(table)
+        assert bound.low == max(v for v in levels if all(ends(table >= w)[0] > beyond for w in levels if w <= v))
+        assert bound.high == min(v for v in levels if all(ends(table > w)[1] <= beyond for w in levels if w >= v))
+        assert bound.estimate == min(v for v in levels if (table > v).mean() <= beyond + 1e-12)
+
+
+def test_a_percentile_may_have_no_bound_on_either_side():
+    low = percentile_bound({"a": [1.0, 2.0, 3.0]}, 95)
+    assert (low.estimate, low.low, low.high) == (3.0, 2.0, math.inf)
+    high = percentile_bound({"a": [1.0, 2.0, 3.0]}, 5)
+    assert (high.estimate, high.low) == (1.0, -math.inf)
+
+
+def test_a_share_that_is_exactly_the_limit_is_within_it():
+    table = [[1.0] * 19 + [2.0]] * 5
+    assert percentile_bound(images(table), 95).estimate == 1.0
+    assert percentile_bound(images(table), 94.9).estimate == 1.0
+    assert percentile_bound(images(table), 95.1).estimate == 2.0
+
+
+def test_bounds_are_the_same_numbers_for_ever():
+    """Whoever proved a promise has proved it: another sample of the bootstrap would be another verdict."""
+    skewed = [[((7 * image + 3 * n * n) % 11) ** 3 / 100 for n in range(8)] for image in range(4)]
+    bound = mean_bound(images(skewed))
+    assert (bound.estimate, bound.low, bound.high) == pytest.approx(ONE_SIDED, abs=1e-9)
+    bound = mean_bound(images(skewed), two_sided=True)
+    assert (bound.estimate, bound.low, bound.high) == pytest.approx(TWO_SIDED, abs=1e-9)
+
+
+#: Estimate, low and high of the bootstrap, which is the wider one here.
+ONE_SIDED = (2.344375, 1.4713125, 3.297953125)
+TWO_SIDED = (2.344375, 1.305578125, 3.5218046875)
+
+
+def test_all_trials_of_one_value_but_one_are_not_one_value():
+    for table in ([[1.0, 2.0, 2.0]], [[2.0, 1.0, 2.0]], [[2.0, 2.0, 1.0]], [[2.0], [2.0], [1.0]]):
+        assert mean_bound(images(table)).low < mean_bound(images(table)).high
+        assert percentile_bound(images(table), 50).estimate == 2.0
+
+
+def test_less_is_held_against_more_by_their_means():
+    bound = improvement_bound({"a": [0.0, 4.0], "b": [3.0, 3.0]}, {"a": [1.0, 1.0], "b": [0.0, 4.0]})
+    assert bound.estimate == 1.0
+
+
 def test_more_damage_that_looks_better_is_found_and_noise_is_not():
     rng = np.random.default_rng(5)
     effect = rng.normal(3, 1, size=(6, 1))
@@ -204,6 +284,14 @@ def test_more_damage_is_compared_image_by_image():
         (lambda: share_bound({"a": [0.5]}), "events are booleans"),
         (lambda: share_bound({"a": [True]}, confidence=95), "confidence = 95"),
         (lambda: trials_to_prove(0), "share = 0"),
+        (lambda: trials_to_prove(1), "share = 1"),
+        (lambda: trials_to_prove(0.5, confidence=1), "confidence = 1 "),
+        (lambda: percentile_bound({"a": [1, 2]}, 0), "percentile = 0 is out of range"),
+        (lambda: percentile_bound({"a": [1, 2]}, 50, confidence=0.4), "confidence = 0.4"),
+        (lambda: mean_bound({"a": [1, 2]}, confidence=1.5), "confidence = 1.5"),
+        (lambda: mean_bound({"a": [1, 2], "b": [math.nan, 1]}), "needs finite values"),
+        (lambda: percentile_bound({"a": [1, 2], "b": [math.nan, 1]}, 50), "not NaN"),
+        (lambda: share_bound({"a": [True], "b": [True, 0.5]}), "events are booleans"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, says):

@@ -5,13 +5,17 @@ import time
 import numpy as np
 import pytest
 
-from robustkit import EncodeError, ErrorPattern, channels
+from robustkit import EncodeError, ErrorPattern, Outcome, channels
 from robustkit.isolation import WorkerError
 from robustkit.judging.finding import Verdict
 from robustkit.judging.history import histories
 from robustkit.judging.opinion import BATCH_TOLERANCE
 from robustkit.judging.subject import CleanRoundTripFailed, Subject
+from robustkit.judging.trial import Clean
 from robustkit.plugin.claim import Claim
+
+#: Streams in a batch, as many as a worker is given at once.
+BATCH = 16
 
 
 @pytest.mark.robustkit_claim("clean.round-trip")
@@ -93,43 +97,60 @@ def test_decoding_is_deterministic(sound_codec: Subject, claim: Claim) -> None:
 
 @pytest.mark.robustkit_claim("decode.batch-equals-single")
 def test_decoding_a_batch_equals_decoding_singly(sound_codec: Subject, claim: Claim) -> None:
-    """Catches a batched decoder whose images depend on their neighbours, come in another order, or lose refusals."""
+    """Catches a batched decoder whose images depend on their neighbours, come in another order, or lose refusals.
+
+    A codec without a ``decode_batch`` decodes them in a row, and must not mind what came before.
+    """
+    streams = mixed_batch(sound_codec)
+    damaged = [pattern.apply(clean.bitstream) for clean, pattern in streams]
+    shape = streams[0][0].shape
+    batch = sound_codec.workers.decode_many(damaged, shape=shape)
     worst = (0.0, 0.0)
-    streams = 0
-    for clean in sound_codec.small.values():
-        patterns = [ErrorPattern(clean.bits)]
-        for number in range(5):
-            drawn = channels.BSC(1e-2).draw(
-                clean.bits, clean.layout, codec=sound_codec.own_name, image=clean.image, trial=number, seed=2
+    # The last one first: each has other neighbours in time, too.
+    for (clean, pattern), stream, batched in reversed(list(zip(streams, damaged, batch, strict=True))):
+        single = sound_codec.workers.decode(stream, shape=shape)
+        if (single.image is None) != (batched.image is None) or single.outcome != batched.outcome:
+            claim.broken(
+                f"{clean.image}: {batched.outcome or 'an image'} in a batch, {single.outcome or 'an image'} singly",
+                "the same",
+                last=claim.replay_clean(clean, pattern),
             )
-            patterns.append(drawn)
-        batch = sound_codec.workers.decode_many([p.apply(clean.bitstream) for p in patterns], shape=clean.shape)
-        for pattern, batched in zip(patterns, batch, strict=True):
-            single = sound_codec.workers.decode(pattern.apply(clean.bitstream), shape=clean.shape)
-            streams += 1
-            if (single.image is None) != (batched.image is None) or single.outcome != batched.outcome:
-                claim.broken(
-                    f"{clean.image}: {batched.outcome or 'an image'} in a batch, {single.outcome or 'an image'} singly",
-                    "the same",
-                    last=claim.replay_clean(clean, pattern),
-                )
-                return
-            if single.image is None or batched.image is None:
-                continue
-            difference = np.abs(single.image.astype(int) - batched.image.astype(int))
-            worst = max(worst[0], float(difference.max())), max(worst[1], float(difference.mean()))
-            if worst[0] > BATCH_TOLERANCE[0] or worst[1] > BATCH_TOLERANCE[1]:
-                claim.broken(
-                    f"{clean.image}: pixels differ by up to {worst[0]:g}, {worst[1]:.3g} on average",
-                    f"up to {BATCH_TOLERANCE[0]}, {BATCH_TOLERANCE[1]:g} on average",
-                    last=claim.replay_clean(clean, pattern),
-                )
-                return
+            return
+        if single.image is None or batched.image is None:
+            continue
+        difference = np.abs(single.image.astype(int) - batched.image.astype(int))
+        worst = max(worst[0], float(difference.max())), max(worst[1], float(difference.mean()))
+        if worst[0] > BATCH_TOLERANCE[0] or worst[1] > BATCH_TOLERANCE[1]:
+            claim.broken(
+                f"{clean.image}: pixels differ by up to {worst[0]:g}, {worst[1]:.3g} on average",
+                f"up to {BATCH_TOLERANCE[0]}, {BATCH_TOLERANCE[1]:g} on average",
+                last=claim.replay_clean(clean, pattern),
+            )
+            return
     claim.kept(
-        f"{streams} streams: pixels differ by up to {worst[0]:g}",
+        f"{len(streams)} streams: pixels differ by up to {worst[0]:g}",
         f"up to {BATCH_TOLERANCE[0]}",
-        numbers={"max_difference": worst[0], "mean_difference": worst[1]},
+        numbers={"streams": float(len(streams)), "max_difference": worst[0], "mean_difference": worst[1]},
     )
+
+
+def mixed_batch(codec: Subject) -> list[tuple[Clean, ErrorPattern]]:
+    """Streams of one shape for a full batch in each process: image by image in turn, intact, damaged and cut short."""
+    by_shape: dict[tuple[int, int], list[Clean]] = {}
+    for clean in codec.small.values():
+        by_shape.setdefault(clean.shape, []).append(clean)
+    alike = max(by_shape.values(), key=len)
+    damage: list[channels.Channel | None] = [None, channels.BSC(1e-2), channels.BSC(1e-3), channels.Truncation(0.5)]
+    batch = []
+    for number in range(BATCH * len(codec.workers.pids)):
+        clean, channel = alike[number % len(alike)], damage[number // len(alike) % len(damage)]
+        pattern = ErrorPattern(clean.bits)
+        if channel is not None and clean.bits:
+            pattern = channel.draw(
+                clean.bits, clean.layout, codec=codec.own_name, image=clean.image, trial=number, seed=2
+            )
+        batch.append((clean, pattern))
+    return batch
 
 
 @pytest.mark.robustkit_claim("layout.names-every-bit")
@@ -175,3 +196,34 @@ def test_odd_sizes_come_back_as_they_were(sound_codec: Subject, claim: Claim) ->
         "the same size, or a refusal",
         numbers={"crops": float(len(done)), "refused": float(len(refused))},
     )
+
+
+@pytest.mark.robustkit_claim("layout.payload-matters")
+def test_layout_tells_header_from_payload(sound_codec: Subject, claim: Claim) -> None:
+    """Catches a layout that calls everything header, or payload what the picture does not depend on."""
+    changed = 0
+    for clean in sound_codec.small.values():
+        if not clean.bits:
+            continue
+        if not len(clean.layout.bits_of(header=False)):
+            claim.broken(
+                f"{clean.image}: every one of {clean.bits} bits is in a header region",
+                "bits outside the header",
+                last=claim.replay_clean(clean),
+            )
+            return
+        # Random bits in place of all of them: a few flips may be repaired.
+        pattern = channels.BSC(0.5, region="payload").draw(
+            clean.bits, clean.layout, codec=sound_codec.own_name, image=clean.image, trial=0, seed=3
+        )
+        if clean.judge(sound_codec.workers.decode(pattern.apply(clean.bitstream), shape=clean.shape)) is Outcome.INTACT:
+            claim.broken(
+                f"{clean.image}: random bits outside the header regions change nothing",
+                "another picture, or none",
+                last=claim.replay_clean(clean, pattern),
+            )
+            return
+        changed += 1
+    if not changed:
+        pytest.skip("the codec's streams are empty")
+    claim.kept(f"{changed} streams", "the picture depends on it", numbers={"streams": float(changed)})

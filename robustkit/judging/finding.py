@@ -47,10 +47,12 @@ _WORSE = (
 CLAIMS: Mapping[str, str] = {
     "clean.round-trip": "clean round trip meets the declared quality and rate",
     "clean.odd-sizes": "odd sizes come back as they were",
+    "clean.large-image": "a large image comes back as it was",
     "encode.deterministic": "encoding is deterministic",
     "decode.deterministic": "decoding is deterministic",
     "decode.batch-equals-single": "decoding a batch equals decoding singly",
     "layout.names-every-bit": "layout names every bit",
+    "layout.payload-matters": "layout tells header from payload",
     "degradation.quality": "quality degrades within the declared thresholds",
     "degradation.corrupted": "corrupted share stays within the declared",
     "degradation.refused": "refused share stays within the declared",

@@ -82,6 +82,34 @@ def test_more_errors_than_that_follow_the_policy():
     assert np.flatnonzero(wrong).tolist() == list(range(40, 46))
 
 
+@pytest.mark.parametrize(("n", "k"), [(40, 30), (255, 223), (255, 191), (20, 15), (9, 6), (3, 1)])
+def test_exactly_what_is_promised_is_repaired_and_one_byte_more_is_refused(n, k):
+    """(n - k) / 2 wrong bytes wherever they are, in each codeword at once, the short last one included."""
+    codec, image, rng = load_codec(f"plain+rs({n},{k})"), picture(60), np.random.default_rng(n)
+    stream = codec.encode(image)
+    most = (n - k) // 2
+    starts = range(0, len(stream), n)
+
+    def hit(wrong, among):
+        damaged = np.frombuffer(stream, np.uint8).copy()
+        for start in among:
+            places = start + rng.choice(min(n, len(stream) - start), wrong, replace=False)
+            damaged[places] ^= rng.integers(1, 256, wrong, dtype=np.uint8)
+        return damaged.tobytes()
+
+    said = []
+    for _ in range(5):
+        assert np.array_equal(codec.decode(hit(most, starts)), image)
+        for start in (starts[0], starts[-1]):
+            try:
+                # A code of little distance may take another codeword for the right one, and then not give the image.
+                assert not np.array_equal(codec.decode(hit(most + 1, [start])), image)
+            except DecodeError as error:
+                said.append((start // n, str(error)))
+    assert len(said) >= (10 if n - k > 20 else 0)
+    assert all(f"codeword {word} has more than {most} wrong bytes" in text for word, text in said)
+
+
 @given(st.binary(max_size=300))
 @settings(max_examples=200, deadline=None)
 def test_any_bytes_are_refused_or_decoded(stream):

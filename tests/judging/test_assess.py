@@ -14,7 +14,12 @@ from robustkit.judging.assess import (
     assess_quality,
     assess_refused,
     by_image,
+    corrupted,
     interval,
+    judge_share,
+    mean_drop,
+    p5_drop,
+    refused,
 )
 from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
@@ -84,10 +89,82 @@ def test_a_gain_counts_as_what_it_is():
     assert mean.bound.estimate == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize(
+    ("share", "loses", "verdict"),
+    [
+        (0.0, 2.5, Verdict.KEPT),
+        # Of 60 trials none may be beyond a limit that 95% must keep; and a few more than that say nothing yet.
+        (0.1, 2.5, Verdict.UNPROVED),
+        (0.2, 2.5, Verdict.BROKEN),
+        (0.2, 2.01, Verdict.BROKEN),
+        (0.2, 1.99, Verdict.KEPT),
+        (0.2, 40.0, Verdict.BROKEN),
+    ],
+)
+def test_more_than_one_in_twenty_beyond_the_limit_breaks_the_tail(share, loses, verdict):
+    tail = assess_quality(PROMISE, run(lambda i, n: loses if n < 10 * share else 0.1), "psnr")[1]
+    assert tail.bound.estimate == pytest.approx(share if loses > 2.0 else 0.0)
+    assert tail.verdict is verdict
+    assert (tail.limit, tail.numbers["declared"]) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "limit", "verdict"),
+    [
+        # The estimate is within the limit, and only the whole interval would prove it.
+        (3, 0.06, Verdict.UNPROVED),
+        (3, 0.15, Verdict.KEPT),
+        (3, 0.04, Verdict.UNPROVED),
+        (3, 0.009, Verdict.BROKEN),
+        (0, 0.04, Verdict.UNPROVED),
+        (0, 0.05, Verdict.KEPT),
+        (60, 0.9, Verdict.BROKEN),
+        (60, 1.0, Verdict.KEPT),
+    ],
+)
+def test_a_share_is_judged_by_its_interval_and_not_by_its_estimate(seen, limit, verdict):
+    promise = replace(PROMISE, corrupted=limit)
+    # Spread over the images, as independent trials are.
+    trials = run(lambda i, n: None if 6 * n + i < seen else 0.1)
+    found = assess_corrupted(promise, trials)
+    assert (found.bound.estimate, found.verdict) == (pytest.approx(seen / 60), verdict)
+    profile = Profile(bpp=1.0, quality=20.0, refused=limit, promises=(PROMISE,))
+    assert assess_refused(profile, trials).verdict is verdict
+
+
+def test_a_share_of_nothing_seen_is_unproved_at_a_limit_of_none():
+    assert judge_share(Bound(math.nan, 0.0, 1.0), 0.0) is Verdict.UNPROVED
+    assert judge_share(Bound(0.0, 0.0, 0.05), 0.0) is Verdict.KEPT
+    assert judge_share(Bound(0.5, 0.4, 0.6), 0.0) is Verdict.BROKEN
+
+
+def test_the_bounds_of_a_channel_are_of_its_trials():
+    trials = run(lambda i, n: None if n == 9 else 0.1 * (n + 1))
+    assert mean_drop(trials, "psnr").estimate == pytest.approx(0.5)
+    assert corrupted(trials).estimate == refused(trials).estimate == pytest.approx(0.1)
+    died = [trial(image, n, None, outcome=Outcome.CRASHED) for image in IMAGES for n in range(10)]
+    assert (corrupted(died).estimate, refused(died).estimate) == (1.0, 0.0)
+
+
+def test_the_5th_percentile_of_quality_is_the_95th_of_the_drop():
+    """One trial in ten lost 9 dB: at the 80th or the 90th percentile it would not be seen."""
+    assert p5_drop(run(lambda i, n: 9.0 if n == 0 else 1.0), "psnr").estimate == 9.0
+    assert p5_drop(run(lambda i, n: 9.0 if n == 0 and i == 0 else 1.0), "psnr").estimate == 1.0
+    # A trial without an image is no loss here: it is the corrupted share's.
+    assert p5_drop(run(lambda i, n: None if n == 0 else 1.0), "psnr").estimate == 1.0
+    assert p5_drop(run(lambda i, n: None if n else 1.0), "psnr").low == -math.inf
+    hundred = run(lambda i, n: float(n), each=100)
+    assert p5_drop(hundred, "psnr").estimate == 94.0
+
+
 def test_without_any_image_there_is_a_note_and_numbers_are_still_numbers():
     (noted,) = assess_quality(PROMISE, run(lambda i, n: None), "psnr")
     assert (noted.verdict, noted.measured, noted.worst) == (Verdict.NOTED, "no trial gave an image", None)
     assert math.isnan(noted.numbers["estimate"])
+    assert (noted.numbers["low"], noted.numbers["high"]) == (-math.inf, math.inf)
+    assert (noted.numbers["trials"], noted.limit, noted.declared) == (0.0, 1.0, "1")
+    assert noted.offends(trial("cat", 0, 1.1))
+    assert not noted.offends(trial("cat", 0, None))
 
 
 def test_images_without_an_image_are_left_out_of_the_mean():
@@ -141,6 +218,43 @@ def test_refusing_everything_is_no_improvement():
     mild, harsh = BSC(1e-3), BSC(1e-2)
     trials = {mild: run(lambda i, n: 5.0, channel=mild), harsh: run(lambda i, n: None, channel=harsh)}
     assert all(a.verdict is Verdict.KEPT for a in assess_monotone(trials, IMAGES, "psnr"))
+
+
+def test_refusing_half_is_no_improvement():
+    """A refusal counts as the worst that was seen, and not as a picture without any loss."""
+    mild, harsh = BSC(1e-3), BSC(1e-2)
+    trials = {
+        mild: run(lambda i, n: 2.0, channel=mild),
+        harsh: run(lambda i, n: None if n % 2 else 3.0, channel=harsh),
+    }
+    _, second = assess_monotone(trials, IMAGES, "psnr")
+    assert second.bound.estimate == pytest.approx(-1.0)
+    assert second.verdict is Verdict.KEPT
+    assert (second.worst.drops["psnr"], second.trials) == (3.0, 60)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.04, Verdict.KEPT), (0.06, Verdict.BROKEN), (-1.0, Verdict.KEPT)])
+def test_a_twentieth_of_a_decibel_is_noise(gain, verdict):
+    mild, harsh = BSC(1e-3), BSC(1e-2)
+    trials = {
+        harsh: run(lambda i, n: 1.0 - gain, channel=harsh),
+        mild: run(lambda i, n: 1.0, channel=mild),
+    }
+    first, second = assess_monotone(trials, IMAGES, "psnr")
+    assert (first.bound.estimate, first.verdict) == (pytest.approx(-1.0), Verdict.KEPT)
+    assert (second.bound.estimate, second.verdict) == (pytest.approx(gain), verdict)
+
+
+def test_a_picture_better_than_the_clean_one_is_broken():
+    (found,) = assess_monotone({CHANNEL: run(lambda i, n: -0.2)}, IMAGES, "psnr")
+    assert (found.severity, found.verdict) == ("clean -> bsc(ber=0.001)", Verdict.BROKEN)
+    assert found.bound.estimate == pytest.approx(0.2)
+
+
+def test_channels_that_gave_no_image_gain_nothing():
+    (found,) = assess_monotone({CHANNEL: run(lambda i, n: None)}, IMAGES, "psnr")
+    assert (found.verdict, found.worst, found.why) == (Verdict.KEPT, None, ())
+    assert found.bound.estimate == 0.0
 
 
 def test_values_are_gathered_by_image_and_none_is_left_out():

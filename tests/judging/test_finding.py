@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from suites import TOTAL
 
 from robustkit import Outcome
-from robustkit.conformance import test_clean, test_degradation, test_golden, test_survival, test_work
+from robustkit.conformance import test_clean, test_degradation, test_golden, test_large, test_survival, test_work
 from robustkit.judging.finding import (
     CLAIMS,
     ClaimError,
@@ -22,15 +22,15 @@ from robustkit.judging.finding import (
     states,
 )
 
-SUITE = (test_clean, test_degradation, test_golden, test_survival, test_work)
+SUITE = (test_clean, test_degradation, test_golden, test_large, test_survival, test_work)
 #: Ids that files of users name: none of them may go.
 IDS = """
-clean.round-trip decode.batch-equals-single decode.bounded-work decode.deterministic decode.leaves-nothing-behind
-decode.survives.appended-bytes decode.survives.bit-flips decode.survives.bursts decode.survives.empty-stream
-decode.survives.garbage
+clean.large-image clean.odd-sizes clean.round-trip decode.batch-equals-single decode.bounded-work decode.deterministic
+decode.leaves-nothing-behind decode.survives.appended-bytes decode.survives.bit-flips decode.survives.bursts
+decode.survives.empty-stream decode.survives.garbage decode.survives.header-bits
 decode.survives.header-flips decode.survives.mixed-damage decode.survives.trials decode.survives.truncation
 degradation.corrupted degradation.monotone degradation.quality degradation.refused encode.deterministic golden.matches
-golden.no-orphans layout.names-every-bit
+golden.no-orphans layout.names-every-bit layout.payload-matters
 """
 
 
@@ -46,7 +46,7 @@ def test_each_check_of_the_suite_names_a_claim_of_its_own():
                 (marker,) = [m for m in function.pytestmark if m.name == "robustkit_claim"]
                 named[marker.args[0]] = name
     assert set(named) == set(CLAIMS)
-    assert len(named) == 22
+    assert len(named) == TOTAL
     # The titles are what the checks were called by before they had ids, so old files can be told the new name.
     for identity, function in named.items():
         assert CLAIMS[identity] == function.removeprefix("test_").replace("_", " ")
@@ -251,11 +251,5 @@ def test_a_finding_more_makes_no_verdict_better_and_their_order_makes_none_other
 
 
 def test_each_failing_outcome_is_a_failure_and_a_refusal_is_none():
-    assert [o.value for o in Outcome if o.failure] == [
-        "unstable",
-        "misshapen",
-        "raised",
-        "crashed",
-        "hung",
-        "exhausted",
-    ]
+    failures = [outcome.value for outcome in Outcome if outcome.failure]
+    assert failures == ["unstable", "misshapen", "raised", "crashed", "hung", "exhausted"]

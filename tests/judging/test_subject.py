@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from robustkit import Codec, DecodeError, EncodeError, ErrorPattern, Layout, Outcome, Profile, Promise, Region
+from robustkit import Codec, DecodeError, EncodeError, ErrorPattern, Layout, Outcome, Profile, Promise, Region, quality
 from robustkit.channels import BSC, Burst
 from robustkit.isolation import Decoded, Limits
 from robustkit.judging.finding import ClaimError
@@ -163,6 +163,64 @@ def test_trials_are_judged(under_test):
             assert trial.drop("psnr") > 0
         else:
             assert (trial.metrics, trial.drops) == ({"psnr": 100.0}, {"psnr": 0.0})
+
+
+class Mending(Store):
+    """Gives the original where the byte behind the guard is odd, which it never writes, and else a darker picture."""
+
+    name = "mending"
+
+    def encode(self, image):
+        return b"\0" + bytes(24) + image[:, :8].tobytes()
+
+    def decode(self, bitstream):
+        image = super().decode(bitstream[:1] + bitstream[25:])
+        return image if bitstream[1] & 1 else image // 2
+
+
+@pytest.fixture
+def toy_metric(monkeypatch):
+    """A metric of which less is better: the mean difference."""
+    toy = replace(quality.METRICS["psnr"], name="toy", higher_is_better=False)
+    monkeypatch.setattr(quality, "METRICS", {"psnr": quality.METRICS["psnr"], "toy": toy})
+    monkeypatch.setattr(quality, "measure", lambda name, one, two: float(np.abs(one.astype(float) - two).mean()))
+    return "toy"
+
+
+@pytest.mark.parametrize(("clean", "damaged"), [(30.0, 25.0), (25.0, 30.0), (30.0, 30.0), (0.0, -1.0)])
+def test_a_drop_is_positive_where_it_got_worse_and_negative_where_better(toy_metric, under_test, clean, damaged):
+    assert under_test(metric="psnr").drop(clean, damaged) == clean - damaged
+    assert under_test(metric=toy_metric).drop(clean, damaged) == damaged - clean
+
+
+def better_than_clean(subject):
+    """The trial of :class:`Mending` that gives back the original."""
+    clean = subject.clean["light"]
+    pattern = ErrorPattern(clean.bits, np.array([15]))
+    trial = Trial("mending", "light", NOISE, 0, 0, pattern, Outcome.DEGRADED, clean.bpp, 0.0, {}, {})
+    return subject.smallest(trial, lambda t: True)
+
+
+def test_a_picture_that_damage_makes_better_has_a_negative_drop(under_test):
+    found = better_than_clean(under_test(Mending))
+    assert found.metrics == {"psnr": 100.0}
+    assert found.drop("psnr") == pytest.approx(20 * np.log10(255 / 50) - 100)
+
+
+def test_so_it_has_where_less_is_better(toy_metric, under_test):
+    found = better_than_clean(under_test(Mending, metric=toy_metric))
+    assert (found.metrics, found.drops) == ({"toy": 0.0}, {"toy": -50.0})
+
+
+def test_no_trial_is_drawn_twice(under_test):
+    """Each has a number of its own, and each number damage of its own."""
+    subject = under_test(trials=300)
+    jobs = subject.jobs(NOISE)
+    assert [(job.image, job.number) for job in jobs] == [(name, n) for name in IMAGES for n in range(300)]
+    assert {job.channel for job in jobs} == {NOISE}
+    patterns = {tuple(subject.pattern(job).flips) for job in jobs if not subject.pattern(job).harmless}
+    assert len(patterns) == sum(not subject.pattern(job).harmless for job in jobs) > 590
+    assert [t.number for t in under_test(trials=3).trials(NOISE)] == [0, 1, 2, 0, 1, 2]
 
 
 def test_images_of_different_shapes_keep_their_results(under_test):

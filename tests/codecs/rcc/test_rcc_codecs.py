@@ -410,6 +410,15 @@ def test_a_photograph_survives_the_round_trip_at_the_rate_asked_for(case: Case, 
     assert psnr > wanted.psnr
 
 
+@pytest.mark.parametrize(("kind", "least"), [(TurboDDCM, 0.99), (RobustTurboDDCM, 0.99), (DDCM, 0.97), (PSC, 0.97)])
+@pytest.mark.parametrize("bpp", [0.2, 0.4, 0.8])
+def test_the_rate_asked_for_is_hit_where_steps_are_small_beside_it(
+    kind: type[RCCCodec[Any, Any]], least: float, bpp: float
+) -> None:
+    header = kind(bpp=bpp)._header_for(512, 512)
+    assert least * bpp < 8 * (HEADER_BYTES + header.payload) / 512**2 <= bpp
+
+
 @cases
 def test_more_bits_give_more_quality(case: Case) -> None:
     chosen, rates, gain = case.rising

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reedsolo import RSCodec
 
 from robustkit import DecodeError, ErrorPattern
-from robustkit.codecs.rcc.container import HEADER_BYTES, Header, check_size, header_fields
+from robustkit.codecs.rcc.container import HEADER_BYTES, PARITY, Header, check_size, header_fields
 from robustkit.codecs.rcc.turbo import TurboParameters
 
 METHODS = {1: TurboParameters}
@@ -43,6 +44,32 @@ def test_the_header_survives_any_16_wrong_bytes(places: set[int], random: object
     for place in places:
         damaged[place] ^= random.randint(1, 255)  # type: ignore[attr-defined]
     assert Header.unpack(bytes(damaged), METHODS) == HEADER
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_header_survives_exactly_16_wrong_bytes_and_never_lies_about_17(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def damaged(wrong: int) -> bytes:
+        found = np.frombuffer(PACKED, np.uint8).copy()
+        found[rng.choice(HEADER_BYTES, wrong, replace=False)] ^= rng.integers(1, 256, wrong, dtype=np.uint8)
+        return found.tobytes()
+
+    assert Header.unpack(damaged(16), METHODS) == HEADER
+    for wrong in (17, 20, 30, HEADER_BYTES):
+        with pytest.raises(DecodeError, match="beyond repair"):
+            Header.unpack(damaged(wrong), METHODS)
+
+
+def test_a_whole_codeword_with_a_wrong_checksum_is_refused() -> None:
+    """What 17 wrong bytes may be taken for by the code alone."""
+    told = bytearray(PACKED[:-PARITY])
+    told[4] ^= 1
+    with pytest.raises(DecodeError, match="its checksum is wrong"):
+        Header.unpack(bytes(RSCodec(PARITY).encode(told)), METHODS)
+    told[-1] ^= 1
+    with pytest.raises(DecodeError, match="its checksum is wrong"):
+        Header.unpack(bytes(RSCodec(PARITY).encode(told)), METHODS)
 
 
 def test_the_header_survives_a_bit_error_rate_of_one_in_a_hundred() -> None:

@@ -1,0 +1,157 @@
+"""What one decode may take, and how it is told that it took more memory than that."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from robustkit.isolation import Limits, limits
+
+MIB = 2**20
+
+
+def in_a_process(*lines: str) -> str:
+    """What lines of Python print in a process of their own, whose limits nobody else needs."""
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_by_default_a_decode_has_half_a_minute_and_4_gib():
+    assert Limits() == Limits(seconds=30.0, memory=4 * 2**30, start_seconds=120.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seconds": 0}, "seconds = 0: give a time above 0"),
+        ({"seconds": float("nan")}, "seconds = nan"),
+        ({"start_seconds": -1.0}, "start_seconds = -1.0"),
+        ({"memory": -1}, "memory = -1: give bytes, or 0"),
+    ],
+)
+def test_limits_that_no_decode_could_keep_are_refused(given, says):
+    with pytest.raises(ValueError, match=says):
+        Limits(**given)
+
+
+def test_the_least_limits_are_taken():
+    assert Limits(seconds=1e-3, memory=0, start_seconds=1e-3).memory == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says it")
+def test_the_resident_set_is_what_the_process_touched():
+    before = limits.resident()
+    held = bytearray(os.urandom(MIB)) * 64
+    after = limits.resident()
+    assert 60 * MIB < after - before < 80 * MIB
+    assert len(held) == 64 * MIB
+    assert limits.resident(os.getpid()) == pytest.approx(after, abs=8 * MIB)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert wait_for(lambda: 0 < limits.resident(child.pid) < after)
+    finally:
+        child.communicate(b"\n")
+    assert limits.resident(child.pid) == 0
+
+
+def wait_for(condition):
+    for _ in range(200):
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says it")
+def test_the_address_space_is_capped_above_what_is_there():
+    printed = in_a_process(
+        "import os, resource",
+        "from robustkit.isolation import limits",
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()",
+        "cap = limits.cap_address_space(64 << 20)",
+        "assert resource.getrlimit(resource.RLIMIT_AS)[0] == cap, 'the cap is not set'",
+        "print((cap - size - os.cpu_count() * (72 << 20)) / 2**20)",
+        "limit = cap - size",
+        "try:",
+        "    bytearray(limit + (64 << 20))",
+        "except MemoryError:",
+        "    print('out')",
+        "bytearray(32 << 20)",
+    )
+    beyond, said = printed.split()
+    assert 60 < float(beyond) < 68
+    assert said == "out"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says it")
+def test_a_lower_limit_that_the_process_has_stays():
+    printed = in_a_process(
+        "import resource",
+        "from robustkit.isolation import limits",
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))",
+        "print(limits.cap_address_space(1 << 40) == 3 << 30, resource.getrlimit(resource.RLIMIT_AS)[1] == 3 << 30)",
+    )
+    assert printed == "True True"
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "no"), True),
+        (OSError(errno.ENOENT, "out of memory"), False),
+        (RuntimeError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("index out of range"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_which_exceptions_say_that_memory_ran_out(error, out):
+    assert limits.is_out_of_memory(error, str(error)) == out
+
+
+@pytest.mark.parametrize(
+    ("text", "out"),
+    [
+        ("terminate called after throwing an instance of 'std::bad_alloc'", True),
+        ("memory allocation of 17 bytes failed", True),
+        ("Unable to allocate 3 TiB", True),
+        ("assertion failed", False),
+        ("", False),
+    ],
+)
+def test_which_last_words_say_that_memory_ran_out(text, out):
+    assert limits.says_out_of_memory(text) == out
+
+
+def test_the_kernel_s_kills_are_counted(monkeypatch, tmp_path):
+    class Proc(type(tmp_path)):
+        def read_text(self, **_):
+            assert str(self) == "/proc/vmstat"
+            return "nr_free 3\noom_kill 17\noom_kill_other 4\n"
+
+    monkeypatch.setattr(limits, "Path", Proc)
+    assert limits.kernel_kills() == 17
+    monkeypatch.setattr(Proc, "read_text", lambda self, **_: "nr_free 3\n")
+    assert limits.kernel_kills() == 0
+
+    def none(self, **_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Proc, "read_text", none)
+    assert limits.kernel_kills() == 0
+
+
+def test_the_peak_is_in_bytes(monkeypatch):
+    usage = SimpleNamespace(ru_maxrss=3)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert limits.peak_bytes(usage) == 3072
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert limits.peak_bytes(usage) == 3
+    assert limits.peak_bytes(resource.getrusage(resource.RUSAGE_SELF)) > 0
