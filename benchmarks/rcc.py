@@ -40,6 +40,8 @@ BAR_REPAIR = 0.02
 #: Of the resident memory for encoding and decoding an image with this side.
 BAR_GIB = {512: 2.0, 2048: 4.0}
 BAR_RANK_MS = 2.0
+#: Of a step's rank, in a call of the denoiser.
+BAR_RANK = 0.2
 BAR_CODEBOOK_DB = 0.1
 STREAMS = 16
 #: Settings of the published Turbo-DDCM.
@@ -274,6 +276,26 @@ def protocols(repeats: int) -> Iterator[Row]:
         )
 
 
+def ranks(device: dict[str, Any], repeats: int) -> Iterator[Row]:
+    """Reading a step's rank beside a call of the denoiser, at the atoms that the usual rate gives."""
+    codec = TurboDDCM(**device)
+    for side in (512, 1024, 2048):
+        protocol = _protocol(codec._header_for(side, side))
+        assert isinstance(protocol, JointRank)
+        chosen = np.random.default_rng(0).choice(protocol.size, protocol.count, replace=False)
+        word = protocol.write(np.sort(chosen), np.ones(protocol.count, dtype=np.int64))
+        denoising = Denoising(codec)
+        shape = torch.Size((1, *codec.prior.latent_shape(side, side)))
+        denoising.calls = [(shape, codec.prior.level_at_snr(0.0))]
+        (read, _), (call, _) = medians(repeats, partial(protocol.read, word), denoising.repeat)
+        yield (
+            f"a step's rank at {side}x{side}, M = {protocol.count}",
+            f"{protocol.bits} bits; read {1e3 * read:.1f} ms, {read / call:.3f} of a denoiser call",
+            f"at most {BAR_RANK:g} of one",
+            read / call <= BAR_RANK,
+        )
+
+
 @click.command()
 @click.option(
     "--quick",
@@ -315,6 +337,7 @@ def main(quick: bool, repeats: int | None, device: str, dtype: str) -> None:
         crops = list(photographs(crop=CODEBOOK_CROP).values())
         add(codebooks({"device": device, "dtype": dtype}, repeats, crops[:1] if quick else crops))
         add(protocols(40 * repeats))
+        add(ranks({"device": device, "dtype": dtype}, repeats))
     if missed:
         raise SystemExit(1)
 

@@ -34,14 +34,15 @@ USUAL_BPP = 0.4
 PSNR_RATES = (1 / 32, 8.0)
 PSNR_PRECISION = 1.03
 
-#: Work is counted in pixels times calls of the denoiser. A decoder does as much as this many calls take at 512x512,
-#: which is more than the usual settings need there, whatever arrived: a stream cut to nothing but its header decodes.
-#: Beyond that each byte that arrived pays for half a million. At the usual rate a stream takes a few thousand a
-#: byte, so large ones decode cut to a hundredth; 1000 steps of one atom of 2**13 (DDCM, at 512x512) take 160,000.
-FREE_WORK = 96 * 512 * 512
+#: Work is counted in pixels times calls of the denoiser. A decoder does as much as the final estimate takes at 512x512,
+#: whatever arrived: less than a second. Beyond that each byte behind the first few of the payload pays for half a
+#: million. At the usual rate a stream takes less than a thousand a byte, and large ones decode cut to a thousandth;
+#: 1000 steps of one atom of 2**13 (DDCM, at 512x512) take 160,000.
+FREE_WORK = 1 << 20
+FREE_BYTES = 64
 WORK_OF_A_BYTE = 1 << 19
-#: A small image's call takes as long as one of so many pixels, and a large image's memory counts as so many calls.
-LEAST_PIXELS, LEAST_CALLS = 1 << 13, 32
+#: A small image's call takes as long as one of so many pixels.
+LEAST_PIXELS = 1 << 14
 #: Calls of the final estimate.
 FINAL_CALLS = 4
 
@@ -75,6 +76,10 @@ def check_one_rate(setting: str, value: int | None, common: CommonSettings) -> N
     for rate, asked in (("bpp", common.get("bpp")), ("psnr", common.get("psnr"))):
         if value is not None and asked is not None:
             raise ValueError(f"{setting} = {value} and {rate} = {asked}: give one, the other follows")
+
+
+class OutOfProportion(EncodeError):
+    """A whole stream would be refused, for the work that it asks for."""
 
 
 class RCCCodec(Codec, Generic[P, Read]):
@@ -168,8 +173,8 @@ class RCCCodec(Codec, Generic[P, Read]):
         """Why a stream that says ``header`` is not decoded, or ``None`` if it is."""
 
     @abstractmethod
-    def _calls(self, header: Header[P], payload: int) -> int:
-        """How often the denoiser is called on one image, up to the final estimate.
+    def _work(self, header: Header[P], payload: int) -> int:
+        """Work on one image up to the final estimate: by :meth:`_call`, and what else takes as long as a call.
 
         Args:
             payload: bytes of the payload that arrived.
@@ -251,19 +256,25 @@ class RCCCodec(Codec, Generic[P, Read]):
         """
         if self.container == "raw":
             return None
-        calls = self._calls(header, payload) + FINAL_CALLS
-        multiple = self.prior.pixel_multiple
-        size = math.prod(-(-side // multiple) * multiple for side in (header.height, header.width))
-        if max(size, LEAST_PIXELS) * max(calls, LEAST_CALLS) <= FREE_WORK + WORK_OF_A_BYTE * payload:
+        work = self._work(header, payload) + FINAL_CALLS * self._call(header)
+        if work <= FREE_WORK + WORK_OF_A_BYTE * max(0, payload - FREE_BYTES):
             return None
+        calls = work // self._call(header)
         return (
-            f"{calls} calls of the denoiser at {header.height}x{header.width} are out of proportion to {payload} bytes"
+            f"work of {calls} calls of the denoiser at {header.height}x{header.width} is out of proportion to "
+            f"{payload} bytes"
         )
 
+    def _call(self, header: Header[P], images: int = 1) -> int:
+        """Work of a call of the denoiser on so many images."""
+        multiple = self.prior.pixel_multiple
+        size = math.prod(-(-side // multiple) * multiple for side in (header.height, header.width))
+        return max(images * size, LEAST_PIXELS)
+
     def _check_encodable(self, header: Header[P]) -> None:
-        """Raise EncodeError where the whole stream would be refused."""
+        """Raise OutOfProportion where the whole stream would be refused."""
         if problem := self._disproportion(header, header.payload):
-            raise EncodeError(f"{problem}: give a higher rate or fewer steps")
+            raise OutOfProportion(f"{problem}: give a higher rate or fewer steps")
 
     def layout(self, bitstream: bytes) -> Layout:
         bits = 8 * len(bitstream)
@@ -306,8 +317,15 @@ class RCCCodec(Codec, Generic[P, Read]):
     def _least_that_reaches(self, psnr: float, image: Image, clean: Tensor, write: Write[P]) -> bytes:
         """The stream of least rate, to within ``PSNR_PRECISION``, whose image has ``psnr`` dB at least."""
 
+        refused: OutOfProportion | None = None
+
         def attempt(bpp: float) -> tuple[bytes, float]:
-            stream = self._stream(image, clean, write, bpp)
+            nonlocal refused
+            try:
+                stream = self._stream(image, clean, write, bpp)
+            except OutOfProportion as error:
+                refused = error
+                return b"", -math.inf
             return stream, pixels.psnr(image, self.decode(stream))
 
         # From below: with few steps, quality falls again at rates that they can't use. One fall may be chance.
@@ -317,6 +335,8 @@ class RCCCodec(Codec, Generic[P, Read]):
         while found < psnr:
             low, high = high, 2 * high
             if high > PSNR_RATES[1] or falls == 2:
+                if refused and most == -math.inf:
+                    raise refused
                 raise EncodeError(f"psnr = {psnr}: with these settings this image reaches {most:.2f} dB; ask for less")
             best, found = attempt(high)
             falls = falls + 1 if found < most else 0
@@ -358,8 +378,14 @@ class RCCCodec(Codec, Generic[P, Read]):
 
     # -- parts for the methods ----------------------------------------------------------------------------
 
-    def _levels(self, header: Header[P], *, steps: int, closing: int, correlation: float) -> list[NoiseLevel]:
-        """The noise levels (:func:`robustkit.codecs.rcc.schedule.noise_levels`)."""
+    def _levels(
+        self, header: Header[P], *, steps: int, closing: int, correlation: float, arrived: int | None = None
+    ) -> list[NoiseLevel]:
+        """The noise levels (:func:`robustkit.codecs.rcc.schedule.noise_levels`).
+
+        Args:
+            arrived: steps that arrived of a stream that was cut short; only the levels that they lead to are given.
+        """
         return noise_levels(
             self.prior,
             steps=steps,
@@ -367,6 +393,7 @@ class RCCCodec(Codec, Generic[P, Read]):
             correlation=correlation,
             efficiency=header.efficiency / 100,
             schedule=SCHEDULES[header.schedule],
+            first=None if arrived is None else arrived + 1,
         )
 
     def _latent_shape(self, header: Header[P]) -> tuple[int, int, int]:
@@ -383,18 +410,24 @@ class RCCCodec(Codec, Generic[P, Read]):
         levels: list[NoiseLevel],
         words: Sequence[Words],
         noise: Callable[[int, Words], Tensor],
+        *,
+        coded: int,
     ) -> list[Image]:
         """The images of streams that say one word of numbers a step.
 
+        Where steps are missing, the final estimate follows the last that arrived: work follows what arrived.
+
         Args:
             header: of all the streams.
-            levels: noise levels, in their order.
-            words: ``(steps, w)`` for each stream: of the steps that arrived; the others are closing steps.
+            levels: noise levels, in their order, as far as a stream reaches them.
+            words: ``(steps, w)`` for each stream: of the steps that arrived.
             noise: gives a step's noise ``(states, n)`` for the step's number and words ``(states, w)``.
+            coded: how many steps a whole stream has.
         """
 
         def together(places: list[int]) -> list[Image]:
-            return self._reverse(header, levels, np.stack([words[place] for place in places], axis=1), noise)
+            said = np.stack([words[place] for place in places], axis=1)
+            return self._reverse(header, levels if len(said) == coded else levels[: len(said) + 1], said, noise)
 
         return by_arrival(words, together)
 

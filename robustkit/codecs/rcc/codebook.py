@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -20,8 +21,8 @@ CACHED = 1 << 19
 #: How many signs are kept for the next stream, 128 MiB: more than the 28 steps of an image of 512x512 have.
 KEPT = 1 << 25
 
-#: +1 and -1, ``(n,)`` each: for the shared rotation, and for every basis.
-Signs: TypeAlias = tuple[Tensor, list[Tensor]]
+#: +1 and -1: for the shared rotation, ``(n,)``, and those of which every basis has ``(n,)`` from its shift on.
+Signs: TypeAlias = tuple[Tensor, Tensor]
 
 
 class Codebook(ABC):
@@ -36,6 +37,11 @@ class Codebook(ABC):
 
     def __init__(self, size: int, length: int, seed: int, device: torch.device) -> None:
         self.size, self.length, self.seed, self.device = size, length, seed, device
+
+    @staticmethod
+    def work(size: int, length: int, atoms: int) -> int:
+        """What :meth:`combine` of so many atoms takes beside a call of the denoiser, in pixels of such a call."""
+        return 0
 
     @abstractmethod
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
@@ -118,9 +124,11 @@ class StructuredCodebook(Codebook):
         raw = np.concatenate([np.random.Philox(key=[self.seed, step]).random_raw(2 * words) for step in steps])
         signs = _SIGNS_OF_BYTE.take(raw.astype("<u8").view(np.uint8), axis=0).reshape(len(steps), 2, -1)
         shared, own = torch.from_numpy(signs[:, :, : self.length]).to(self.device).unbind(dim=1)
-        twice = torch.cat([own, own], dim=1)
-        bases = [twice[:, shift : shift + self.length].unbind() for shift in self.shifts]
-        return list(zip(shared.unbind(), map(list, zip(*bases, strict=True)), strict=True))
+        return list(zip(shared.unbind(), torch.cat([own, own], dim=1).unbind(), strict=True))
+
+    def _of_bases(self, own: Tensor, first: int = 0, stop: int | None = None) -> list[Tensor]:
+        """The signs of the bases from ``first`` on."""
+        return [own[shift : shift + self.length] for shift in self.shifts[first:stop]]
 
     def _transform(self, values: Tensor) -> Tensor:
         return hadamard_transform(values, self.factors)
@@ -129,12 +137,12 @@ class StructuredCodebook(Codebook):
         shared, own = self._signs(step)
         spread = _interleave(self._transform(residuals * shared), -1, self.block)
         if self.device.type != "cpu":
-            products = hadamard_transform(spread[:, None] * torch.stack(own), self.factors)
+            products = hadamard_transform(spread[:, None] * torch.stack(self._of_bases(own)), self.factors)
         else:
             products = self._products_on_a_cpu(spread, own)
         return products.flatten(1)[:, : self.size]
 
-    def _products_on_a_cpu(self, spread: Tensor, own: list[Tensor]) -> Tensor:
+    def _products_on_a_cpu(self, spread: Tensor, own: Tensor) -> Tensor:
         """A few bases at a time, as many as the caches hold."""
         few = max(1, CACHED // self.length)
         if len(self._products) != len(spread):
@@ -144,7 +152,7 @@ class StructuredCodebook(Codebook):
             for first in range(0, self.bases, few):
                 out = products[first : first + few]
                 signed = self._scratch[1, : out.numel()].view(out.shape)
-                for row, signs in zip(signed, own[first : first + few], strict=True):
+                for row, signs in zip(signed, self._of_bases(own, first, first + few), strict=True):
                     torch.mul(numbers, signs, out=row)
                 hadamard_transform(signed, self.factors, out, self._scratch)
         return self._products
@@ -155,13 +163,14 @@ class StructuredCodebook(Codebook):
         sums = (self._few_rows if few and self.device.type == "cpu" else self._rows)(indices, coefficients, own)
         return _unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared)
 
-    def _rows(self, indices: Tensor, coefficients: Tensor, own: list[Tensor]) -> Tensor:
+    def _rows(self, indices: Tensor, coefficients: Tensor, own: Tensor) -> Tensor:
         """Sums of the bases' signed Hadamard rows, ``(b, n)``, by transforms: their cost depends on n alone."""
         values = torch.zeros(len(indices), self.bases * self.length, device=self.device)
         values.scatter_add_(1, indices, coefficients)
-        return (self._transform(values.view(-1, self.bases, self.length)) * torch.stack(own)).sum(dim=1)
+        signs = torch.stack(self._of_bases(own))
+        return (self._transform(values.view(-1, self.bases, self.length)) * signs).sum(dim=1)
 
-    def _few_rows(self, indices: Tensor, coefficients: Tensor, own: list[Tensor]) -> Tensor:
+    def _few_rows(self, indices: Tensor, coefficients: Tensor, own: Tensor) -> Tensor:
         """The same sums, to the bit, on a CPU, where the bases give few rows each: a row is an outer product of two."""
         left_rows, right_rows = self.left.numpy(), self.right.numpy()
         starts = self.length * np.arange(self.bases + 1)
@@ -179,10 +188,12 @@ class StructuredCodebook(Codebook):
                 left = placed.reshape(len(rising), -1)
             columns = torch.from_numpy(left.T)
             right = torch.from_numpy(right_rows[row % len(right_rows)])
-            for signs, (first, stop) in zip(own, itertools.pairwise(rising.searchsorted(starts).tolist()), strict=True):
+            for shift, (first, stop) in zip(
+                self.shifts, itertools.pairwise(rising.searchsorted(starts).tolist()), strict=True
+            ):
                 if first < stop:
                     torch.mm(columns[:, first:stop], right[first:stop], out=product)
-                    total.addcmul_(product.view(-1), signs)
+                    total.addcmul_(product.view(-1), own[shift : shift + self.length])
         return sums
 
 
@@ -194,10 +205,19 @@ class GaussianCodebook(Codebook):
     """
 
     SLAB = 1 << 24
+    #: Numbers that are drawn in the time that a denoiser's call takes for a pixel.
+    DRAWN_PER_PIXEL = 32
 
-    def _slabs(self, step: int) -> list[tuple[int, int]]:
-        rows = max(1, self.SLAB // self.length)
-        return [(start, min(start + rows, self.size)) for start in range(0, self.size, rows)]
+    @staticmethod
+    def work(size: int, length: int, atoms: int) -> int:
+        rows = _slab_rows(length)
+        return min(atoms, -(-size // rows)) * min(rows, size) * length // GaussianCodebook.DRAWN_PER_PIXEL
+
+    def _slabs(self, of: Iterable[int] | None = None) -> list[tuple[int, int]]:
+        """First atom and end of every slab, or of those with these numbers."""
+        rows = _slab_rows(self.length)
+        numbers = range(-(-self.size // rows)) if of is None else of
+        return [(number * rows, min((number + 1) * rows, self.size)) for number in numbers]
 
     def _atoms(self, step: int, start: int, stop: int) -> Tensor:
         generator = np.random.Generator(np.random.Philox(key=[self.seed, step], counter=[0, 0, 0, start]))
@@ -205,18 +225,23 @@ class GaussianCodebook(Codebook):
         return torch.from_numpy(atoms).to(self.device)
 
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
-        slabs = [residuals @ self._atoms(step, *slab).T for slab in self._slabs(step)]
+        slabs = [residuals @ self._atoms(step, *slab).T for slab in self._slabs()]
         return torch.cat(slabs, dim=1)
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
         sums = torch.zeros(len(indices), self.length, device=self.device)
-        for start, stop in self._slabs(step):
+        slabs = np.unique(indices.cpu().numpy() // _slab_rows(self.length))
+        for start, stop in self._slabs(slabs.tolist()):
             here = (indices >= start) & (indices < stop)
-            if here.any():
-                weights = torch.zeros(len(indices), stop - start, device=self.device)
-                weights.scatter_add_(1, (indices - start).clamp(0, stop - start - 1), coefficients * here)
-                sums += weights @ self._atoms(step, start, stop)
+            weights = torch.zeros(len(indices), stop - start, device=self.device)
+            weights.scatter_add_(1, (indices - start).clamp(0, stop - start - 1), coefficients * here)
+            sums += weights @ self._atoms(step, start, stop)
         return _unit_deviation(sums)
+
+
+def _slab_rows(length: int) -> int:
+    """Atoms of ``length`` numbers that a slab of the Gaussian codebook has."""
+    return max(1, GaussianCodebook.SLAB // length)
 
 
 CODEBOOKS: dict[str, type[Codebook]] = {"structured": StructuredCodebook, "gaussian": GaussianCodebook}

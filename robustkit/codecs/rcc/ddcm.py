@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Unpack
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from robustkit.codec import Image
-from robustkit.codecs.rcc.base import CommonSettings, check_one_rate
+from robustkit.codecs.rcc.base import CommonSettings, Words, check_one_rate
 from robustkit.codecs.rcc.codebook import CODEBOOKS, Codebook
 from robustkit.codecs.rcc.container import Header, Parameters
 from robustkit.codecs.rcc.presets import takes_preset
@@ -177,8 +178,14 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
             return "the header's settings contradict each other"
         return check_schedule(self.prior, SCHEDULES[header.schedule], method.steps)
 
-    def _calls(self, header: DDCMHeader, payload: int) -> int:
-        return header.method.steps
+    def _work(self, header: DDCMHeader, payload: int) -> int:
+        method, coded = header.method, _coded(header)
+        pursuit = _pursuit(header)
+        arrived = pursuit.arrived(payload, coded)
+        atoms = CODEBOOKS[CODEBOOK_NAMES[method.codebook]].work(
+            pursuit.size, math.prod(self._latent_shape(header)), method.atoms
+        )
+        return arrived * (self._call(header) + atoms) + (arrived == coded) * method.closing * self._call(header)
 
     def _fields(self, header: DDCMHeader, payload: bytes) -> Iterator[tuple[str, int]]:
         pursuit, steps = _pursuit(header), _coded(header)
@@ -202,14 +209,23 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
         return _pursuit(header).read(payload, _coded(header))
 
     def _reconstruct(self, header: DDCMHeader, payloads: list[Integers]) -> list[Image]:
-        pursuit, codebook, levels = self._parts(header)
-        return self._images_of_words(header, levels, payloads, lambda step, words: pursuit.noise(codebook, step, words))
+        coded, arrived = _coded(header), max(map(len, payloads))
+        pursuit, codebook, levels = self._parts(header, None if arrived == coded else arrived)
 
-    def _parts(self, header: DDCMHeader) -> tuple[Pursuit, Codebook, list[NoiseLevel]]:
+        def noise(step: int, words: Words) -> Tensor:
+            return pursuit.noise(codebook, step, words)
+
+        return self._images_of_words(header, levels, payloads, noise, coded=coded)
+
+    def _parts(self, header: DDCMHeader, arrived: int | None = None) -> tuple[Pursuit, Codebook, list[NoiseLevel]]:
         pursuit, method = _pursuit(header), header.method
         elements = int(np.prod(self._latent_shape(header)))
         levels = self._levels(
-            header, steps=method.steps, closing=method.closing, correlation=pursuit.correlation(elements)
+            header,
+            steps=method.steps,
+            closing=method.closing,
+            correlation=pursuit.correlation(elements),
+            arrived=arrived,
         )
         kind = CODEBOOKS[CODEBOOK_NAMES[method.codebook]]
         return pursuit, kind(pursuit.size, elements, header.seed, self.prior.device), levels

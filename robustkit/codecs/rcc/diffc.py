@@ -38,6 +38,8 @@ PER_OCTAVE = 8
 MOST_CORRECTION = 96
 #: No step leads beyond this log-SNR: float32 latents have no finer noise.
 END_LOG_SNR = 14.0
+#: Signs of candidates that are drawn in the time that a denoiser's call takes for a pixel.
+SIGNS_OF_A_PIXEL = 64
 #: Bits that an index takes, as a share of log2 K, by efficiency: where to start looking for the number of chunks.
 INDEX_SHARE = (
     (0.0, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.6, 2.55),
@@ -184,8 +186,11 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
             return "the header's settings contradict each other"
         return None
 
-    def _calls(self, header: DiffCHeader, payload: int) -> int:
-        return header.method.steps + header.method.closing
+    def _work(self, header: DiffCHeader, payload: int) -> int:
+        method = header.method
+        # Octaves that were never written read as zeros, so steps take no bytes behind the range coder's.
+        arrived = method.steps if payload >= _coded_bytes(method) else 0
+        return (arrived + method.closing) * self._call(header) + arrived * ((1 << method.size_log2) // SIGNS_OF_A_PIXEL)
 
     def _fields(self, header: DiffCHeader, payload: bytes) -> Iterator[tuple[str, int]]:
         coded, parity = 8 * _coded_bytes(header.method), 8 * _parity_bytes(header.method)

@@ -36,6 +36,13 @@ class Payload:
         """Bytes of the payload."""
         return self._lead + self._parity + self._rest
 
+    def arrived(self, length: int) -> int:
+        """How many steps :meth:`read` finds in the first ``length`` bytes."""
+        bits, rest = self.protocol.bits, self.steps - self.protected
+        lead = min(self.protected, 8 * min(length, self._lead) // bits)
+        left = 8 * max(0, length - self._lead - self._parity)
+        return lead + (rest if left >= rest * bits else left // (self._group * bits) * self._group)
+
     def fields(self) -> Iterator[tuple[str, int]]:
         """Names and bit counts of the payload's fields, in their order."""
         return ((name, length) for name, length in self._parts() if length)

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import gmpy2
 import numpy as np
@@ -30,6 +30,11 @@ Words = TypeVar("Words", Integers, Tensor)
 MOST_ATOMS = 65535
 #: Atoms of a section that are looked through together.
 RUN = 256
+#: Up to this k, C(n, k) is made anew in a few microseconds.
+FEW = 512
+
+#: A number n and C(n, k).
+Binomial: TypeAlias = tuple[int, gmpy2.mpz]
 
 
 class BitProtocol(ABC):
@@ -229,17 +234,20 @@ class JointRank(BitProtocol):
     def rank(self, indices: Integers) -> int:
         """Position of a rising index list among all C(K, M) of them in lexicographic order."""
         # The complement K-1-i turns lexicographic order into the combinatorial number system, reversed.
-        terms = (gmpy2.comb(self.size - 1 - int(i), self.count - place) for place, i in enumerate(indices))
-        return int(self.subsets - 1 - sum(terms))
+        total, term = gmpy2.mpz(0), None
+        for place, index in enumerate(indices.tolist()):
+            term = self.size - 1 - index, _binomial(self.size - 1 - index, self.count - place, term)
+            total += term[1]
+        return int(self.subsets - 1 - total)
 
     def unrank(self, rank: int) -> Integers:
         """The rising index list at ``rank`` in [0, C(K, M))."""
-        left = gmpy2.mpz(self.subsets - 1 - rank)
+        left, term = gmpy2.mpz(self.subsets - 1 - rank), None
         indices = np.empty(self.count, dtype=np.int64)
         for place in range(self.count):
-            chosen, below = _largest_below(left, self.count - place)
-            left -= below
-            indices[place] = self.size - 1 - chosen
+            term = _largest_below(left, self.count - place, term)
+            left -= term[1]
+            indices[place] = self.size - 1 - term[0]
         return indices
 
     def write(self, indices: Integers, signs: Integers) -> Bits:
@@ -291,25 +299,47 @@ def _signs(bits: Bits) -> Integers:
     return 1 - 2 * bits.astype(np.int64)
 
 
-def _largest_below(value: gmpy2.mpz, k: int) -> tuple[int, gmpy2.mpz]:
-    """The largest ``c`` with ``C(c, k) <= value``, and ``C(c, k)``."""
+def _largest_below(value: gmpy2.mpz, k: int, above: Binomial | None) -> Binomial:
+    """The largest ``c`` with ``C(c, k) <= value``, and ``C(c, k)``; ``above`` is as for :func:`_binomial`."""
     if value == 0:
         return k - 1, gmpy2.mpz(0)
-    # C(c, k) is about (c - (k-1)/2)^k / k!; the logarithm's rounding costs a few steps at most.
-    logarithm = (_log(int(value)) + math.lgamma(k + 1)) / k
-    guess = max(k - 1, int(math.exp(logarithm) + (k - 1) / 2))
-    binomial = gmpy2.comb(guess, k)
+    guess = _about(float(gmpy2.log(value)), k)
+    if above:
+        guess = min(guess, above[0] - 1)
+    binomial = _binomial(guess, k, above)
+    # The logarithms' rounding costs a few steps at most.
     while binomial > value:
-        binomial = binomial * (guess - k) // guess
+        binomial = gmpy2.divexact(binomial * (guess - k), guess)
         guess -= 1
     while True:
-        following = binomial * (guess + 1) // (guess + 1 - k) if guess >= k else gmpy2.mpz(guess + 1 >= k)
+        following = gmpy2.divexact(binomial * (guess + 1), guess + 1 - k)
         if following > value:
             return guess, binomial
         binomial, guess = following, guess + 1
 
 
-def _log(value: int) -> float:
-    """Natural logarithm of an integer too large for a float."""
-    shift = max(0, value.bit_length() - 1000)
-    return math.log(value >> shift) + shift * math.log(2)
+def _about(logarithm: float, k: int) -> int:
+    """The ``c`` of at least ``k`` whose ``C(c, k)`` has about this natural logarithm."""
+    # C(c, k) is about (c - (k-1)/2)^k / k!; then Newton's method.
+    found = max(float(k), math.exp((logarithm + math.lgamma(k + 1)) / k) + (k - 1) / 2)
+    for _ in range(3):
+        excess = math.lgamma(found + 1) - math.lgamma(k + 1) - math.lgamma(found - k + 1) - logarithm
+        found = max(float(k), found - excess / math.log((found + 0.5) / (found - k + 0.5)))
+    return int(found)
+
+
+def _binomial(top: int, k: int, above: Binomial | None) -> gmpy2.mpz:
+    """``C(top, k)``.
+
+    Args:
+        top: at least ``k - 1``.
+        k: from 1 on.
+        above: a larger number and its C(., k + 1), where that is known: with large ``k`` and a small gap it is sooner
+            multiplied and divided by what differs.
+    """
+    if above is None or k <= FEW or above[0] - top > k // 2:
+        return gmpy2.comb(top, k)
+    gap, before = above[0] - 1 - top, above[0]
+    # C(b - 1, k) = C(b, k + 1) (k + 1) / b, then each step down from n multiplies by (n - k) / n.
+    factor = (k + 1) * gmpy2.comb(before - 1 - k, gap)
+    return gmpy2.divexact(above[1] * factor, before * gmpy2.comb(before - 1, gap))

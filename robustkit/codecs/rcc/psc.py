@@ -143,11 +143,11 @@ class PSC(RCCCodec[PSCParameters, Integers]):
     def _most_rows(self, header: PSCHeader) -> int:
         return min(MOST_ROWS, math.prod(self._latent_shape(header)))
 
-    def _calls(self, header: PSCHeader, payload: int) -> int:
+    def _work(self, header: PSCHeader, payload: int) -> int:
         method = header.method
         # Without a measurement that arrived, a step has no samples of its own.
         arrived = min(method.steps, -(-(8 * payload // method.bits) // method.rows))
-        return method.samples * (len(FIRST_LOG_SNRS) + arrived)
+        return (len(FIRST_LOG_SNRS) + arrived) * self._call(header, method.samples)
 
     def _fields(self, header: PSCHeader, payload: bytes) -> Iterator[tuple[str, int]]:
         method = header.method

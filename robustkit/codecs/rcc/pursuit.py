@@ -56,6 +56,10 @@ class Pursuit:
         """Bytes that ``steps`` steps take: one after another, then zeros up to a whole byte."""
         return -(-steps * self.bits // 8)
 
+    def arrived(self, length: int, steps: int) -> int:
+        """How many of ``steps`` steps are whole in ``length`` bytes."""
+        return min(steps, 8 * length // self.bits)
+
     def fields(self) -> Iterator[tuple[str, int]]:
         """Names and bit counts of a step's parts, in their order."""
         yield from ((f"atom {atom} index", self.index_bits) for atom in range(self.count))
@@ -71,7 +75,7 @@ class Pursuit:
 
     def read(self, payload: bytes, steps: int) -> Integers:
         """The words of those of ``steps`` steps that arrived whole; every payload says some."""
-        arrived = min(steps, 8 * len(payload) // self.bits)
+        arrived = self.arrived(len(payload), steps)
         bits: Bits = np.unpackbits(np.frombuffer(payload, np.uint8), count=arrived * self.bits)
         parts = np.split(bits.reshape(arrived, self.bits), [self.count * self.index_bits], axis=1)
         counts = (self.count, self.count - 1)

@@ -56,7 +56,14 @@ def check_schedule(prior: Prior, schedule: str, steps: int) -> str | None:
 
 
 def noise_levels(
-    prior: Prior, *, steps: int, closing: int, correlation: float, efficiency: float, schedule: str | None = None
+    prior: Prior,
+    *,
+    steps: int,
+    closing: int,
+    correlation: float,
+    efficiency: float,
+    schedule: str | None = None,
+    first: int | None = None,
 ) -> list[NoiseLevel]:
     """The ``steps`` noise levels, from pure noise to the last before the final estimate.
 
@@ -69,6 +76,7 @@ def noise_levels(
         efficiency: factor on each rise. A level reached too early costs more than one reached too late.
         schedule: one of :data:`SCHEDULES`, or ``None`` for :func:`usual_schedule`. ``closing``, ``correlation`` and
             ``efficiency`` matter to ``information`` alone.
+        first: how many of the levels to give, or ``None`` for all.
 
     Raises:
         ValueError: :func:`check_schedule` says why.
@@ -78,13 +86,14 @@ def noise_levels(
         raise ValueError(problem)
     if schedule == "published":
         stride = (len(PUBLISHED_TIMESTEPS) - 1) / (steps - 1)
-        return [prior.level_at_timestep(PUBLISHED_TIMESTEPS[round(step * stride)]) for step in range(steps)]
+        return [prior.level_at_timestep(PUBLISHED_TIMESTEPS[round(step * stride)]) for step in range(steps)[:first]]
     if schedule == "even":
         positions = [START_LOG_SNR, *np.linspace(*PLAIN_LOG_SNR, steps - 1).tolist()]
     else:
-        positions = _by_information(prior, steps - 1 - closing, efficiency * correlation)
+        coded = steps - 1 - closing
+        positions = _by_information(prior, coded if first is None else min(coded, first), efficiency * correlation)
         positions += (positions[-1] + np.linspace(0, CLOSING_LOG_SNR, closing + 1)[1:]).tolist()
-    return [prior.level_at_snr(min(position, MOST_LOG_SNR)) for position in positions]
+    return [prior.level_at_snr(min(position, MOST_LOG_SNR)) for position in positions[:first]]
 
 
 def _by_information(prior: Prior, coded: int, carried: float) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Unpack
@@ -217,8 +218,13 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
             return "the header's settings contradict each other"
         return _check_codebook(header) or check_schedule(self.prior, SCHEDULES[header.schedule], method.steps)
 
-    def _calls(self, header: TurboHeader, payload: int) -> int:
-        return header.method.steps
+    def _work(self, header: TurboHeader, payload: int) -> int:
+        method, bits = header.method, _payload(header)
+        arrived = bits.arrived(payload)
+        atoms = CODEBOOKS[CODEBOOK_NAMES[method.codebook]].work(
+            bits.protocol.atoms, math.prod(self._latent_shape(header)), method.atoms
+        )
+        return arrived * (self._call(header) + atoms) + (arrived == bits.steps) * method.closing * self._call(header)
 
     def _fields(self, header: TurboHeader, payload: bytes) -> Iterator[tuple[str, int]]:
         return _payload(header).fields()
@@ -254,7 +260,7 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
             return codebook.combine(step, chosen, torch.from_numpy(weights).to(device, torch.float32))
 
         words = [np.concatenate(atoms, axis=1) for atoms in payloads]
-        return self._images_of_words(header, levels, words, noise)
+        return self._images_of_words(header, levels, words, noise, coded=_payload(header).steps)
 
     def _parts(self, header: TurboHeader, elements: int) -> tuple[BitProtocol, Codebook, list[NoiseLevel]]:
         protocol, method = _protocol(header), header.method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import gmpy2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from robustkit import DecodeError
 from robustkit.codecs.rcc.codebook import StructuredCodebook
 from robustkit.codecs.rcc.protocol import (
+    FEW,
     BitProtocol,
     HashOrderedIndices,
     IndependentIndices,
@@ -129,6 +131,34 @@ def test_unrank_then_rank_is_the_identity_at_published_sizes(data: st.DataObject
     indices = protocol.unrank(rank)
     assert np.all(np.diff(indices) > 0)
     assert protocol.rank(indices) == rank
+
+
+@pytest.mark.parametrize(("size", "count"), [(1 << 13, 900), (1 << 12, 2048), (1 << 11, 2040), (1 << 16, 560)])
+def test_large_ranks_are_sums_of_binomials(size: int, count: int) -> None:
+    protocol, rng = JointRank(size, count), np.random.default_rng(0)
+    lots = np.sort(rng.choice(size, count, replace=False))
+    ends = np.concatenate([np.arange(count // 2), np.arange(size - count + count // 2, size)])
+    for subset in (lots, ends, np.arange(count), np.arange(size - count, size)):
+        complements = size - 1 - subset
+        terms = (gmpy2.comb(int(c), count - place) for place, c in enumerate(complements))
+        rank = protocol.rank(subset)
+        assert rank == protocol.subsets - 1 - sum(terms)
+        assert np.array_equal(protocol.unrank(rank), subset)
+
+
+def test_a_large_rank_makes_few_binomials_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As many atoms as turbo-ddcm has a step at 2048x2048. Each C(n, k) of its own would take milliseconds.
+    protocol, comb = JointRank(1 << 18, 8418), gmpy2.comb
+    anew: list[int] = []
+
+    def counted(n: int, k: int) -> gmpy2.mpz:
+        anew.append(k)
+        return comb(n, k)
+
+    subset = np.sort(np.random.default_rng(0).choice(protocol.size, protocol.count, replace=False))
+    monkeypatch.setattr(gmpy2, "comb", counted)
+    assert np.array_equal(protocol.unrank(protocol.rank(subset)), subset)
+    assert sum(k > FEW for k in anew) < 20
 
 
 def test_a_rank_beyond_the_last_subset_is_refused() -> None:
