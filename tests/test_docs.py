@@ -36,7 +36,7 @@ TASKS = {"Choose", "Damage", "Install", "Judge", "Measure", "Read", "Record", "R
 #: Options of other programs that the documents name.
 FOREIGN = {
     *("--junitxml", "--pyargs", "--hypothesis-seed", "--hypothesis-profile"),
-    *("--no-deps", "--index-url"),
+    *("--no-deps", "--index-url", "--runxfail"),
     # As an example of an old name.
     "--trials",
 }
