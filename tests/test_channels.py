@@ -395,3 +395,4 @@ def test_a_part_is_named_and_numbers_are_python_s_own():
             kind(value, "header")
     assert type(Burst(np.int64(3)).length) is int
     assert type(BSC(np.float32(0.5)).ber) is float
+    assert str(Burst(np.int64(3))) == "burst(length=3)"

@@ -252,6 +252,12 @@ def test_all_trials_of_one_value_but_one_are_not_one_value():
         assert percentile_bound(images(table), 50).estimate == 2.0
 
 
+@pytest.mark.parametrize("bound", [mean_bound, share_bound, lambda data: percentile_bound(data, 60)])
+def test_an_image_without_a_trial_says_nothing(bound):
+    data = {"a": [0.0, 1.0, 1.0], "b": [0.0, 0.0, 1.0]}
+    assert bound({"none": [], **data, "neither": []}) == bound(data)
+
+
 def test_less_is_held_against_more_by_their_means():
     bound = improvement_bound({"a": [0.0, 4.0], "b": [3.0, 3.0]}, {"a": [1.0, 1.0], "b": [0.0, 4.0]})
     assert bound.estimate == 1.0

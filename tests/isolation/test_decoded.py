@@ -1,8 +1,12 @@
 """Kinds of failure: two streams that show one defect are of one kind, two defects are of two."""
 
+import hashlib
+
+import numpy as np
 import pytest
 
 from robustkit.isolation import Decoded
+from robustkit.isolation.decoded import fingerprint
 from robustkit.outcome import Failure, Outcome
 
 
@@ -41,3 +45,32 @@ def test_two_defects_are_two_kinds(one, two):
 @pytest.mark.parametrize("outcome", [None, Outcome.REFUSED])
 def test_an_image_and_a_refusal_are_no_failure(outcome):
     assert Decoded(None, outcome, "message").failure is None
+
+
+IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+
+
+def test_a_fingerprint_is_of_shape_and_pixels():
+    assert fingerprint(IMAGE) == hashlib.sha256(b"2,4,3:" + bytes(range(24))).hexdigest()
+    assert fingerprint(IMAGE[:, ::-1]) == fingerprint(IMAGE[:, ::-1].copy())
+    assert len({fingerprint(i) for i in (IMAGE, IMAGE.reshape(4, 2, 3), IMAGE[::-1], IMAGE ^ 1)}) == 4
+
+
+@pytest.mark.parametrize("made", [np.ndarray.copy, fingerprint])
+def test_intact_is_the_clean_decode_and_nothing_else(made):
+    decoded = Decoded(IMAGE, None)
+    assert decoded.judged(made(IMAGE)) is Outcome.INTACT
+    assert decoded.judged(made(IMAGE ^ 1)) is Outcome.DEGRADED
+    assert decoded.judged(made(IMAGE.reshape(4, 2, 3))) is Outcome.DEGRADED
+    assert decoded.judged(None) is Outcome.DEGRADED
+    assert Decoded(None, Outcome.HUNG).judged(made(IMAGE)) is Outcome.HUNG
+
+
+def test_a_kind_s_detail_is_short():
+    long = "x" * 500
+    assert len(Decoded(None, Outcome.CRASHED, long).failure.detail) == 120
+    assert len(Decoded(None, Outcome.RAISED, f"{long}: y").failure.detail) == 120
+
+
+def test_by_default_a_decode_took_no_time():
+    assert (Decoded(None, None).seconds, Decoded(None, None).message) == (0.0, "")

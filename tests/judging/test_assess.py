@@ -132,6 +132,23 @@ def test_a_share_is_judged_by_its_interval_and_not_by_its_estimate(seen, limit, 
     assert assess_refused(profile, trials).verdict is verdict
 
 
+def test_the_tail_is_proved_by_no_less_than_95_of_a_hundred():
+    """One of 60 beyond the limit leaves a share of a tenth possible, and that is not a twentieth."""
+    tail = assess_quality(PROMISE, run(lambda i, n: 2.5 if i == n == 0 else 0.1), "psnr")[1]
+    assert 0.09 < tail.bound.high < 0.1
+    assert tail.verdict is Verdict.UNPROVED
+
+
+def test_a_share_counts_what_was_seen_and_shows_the_first():
+    trials = run(lambda i, n: None if i == 1 and n < 3 else 0.1)
+    profile = Profile(bpp=1.0, quality=20.0, refused=0.5, promises=(PROMISE,))
+    found = assess_refused(profile, trials)
+    assert found.measured.startswith("3 of 60 trials, 0.050 [")
+    assert found.worst is trials[10]
+    assert assess_refused(profile, trials[:10]).worst is trials[0]
+    assert assess_corrupted(PROMISE, trials[:10]).worst is trials[0]
+
+
 def test_a_share_of_nothing_seen_is_unproved_at_a_limit_of_none():
     assert judge_share(Bound(math.nan, 0.0, 1.0), 0.0) is Verdict.UNPROVED
     assert judge_share(Bound(0.0, 0.0, 0.05), 0.0) is Verdict.KEPT

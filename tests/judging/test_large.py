@@ -163,3 +163,7 @@ def test_no_image_is_tried_that_would_take_too_long(monkeypatch):
     assert subject.asked == [128]
     clock = iter(np.arange(0, 1000, 0.5))
     assert [found.shape[0] for found in large.large_round_trips(subject)] == [384, 768]
+    # At most 8 seconds, and a quarter of a decode's limit where that is less.
+    for limit, step, sizes in [(60.0, 0.88, [384, 768]), (60.0, 0.9, []), (30.0, 0.83, [384, 768]), (30.0, 0.84, [])]:
+        clock = iter(np.arange(0, 1000, step))
+        assert [found.shape[0] for found in large.large_round_trips(Staged(9999, seconds=limit))] == sizes
