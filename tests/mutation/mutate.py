@@ -66,7 +66,7 @@ MODULES: Mapping[str, Module] = {
     "judging/trial.py": Module(("tests/judging/test_trial.py",), 6),
     "judging/finding.py": Module(("tests/judging/test_finding.py",), 8),
     "judging/large.py": Module(("tests/judging/test_large.py",), 6),
-    "judging/subject.py": Module(("tests/judging/test_subject.py",), 6),
+    "judging/subject.py": Module(("tests/judging/test_subject.py",), 4),
     "statistics.py": Module(("tests/test_statistics.py",), 14),
     "channels.py": Module(("tests/test_channels.py", "tests/test_spelling.py"), 14),
     "isolation/decoded.py": Module(("tests/isolation/test_decoded.py",), 6),
