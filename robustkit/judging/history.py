@@ -18,7 +18,7 @@ from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.spelling import place
 
-#: How many of the small images are gone through.
+#: How many of the small images are gone through; one where decoding is slow.
 IMAGES = 2
 #: So many damaged streams say something of what decoding costs and leaves behind.
 FEW = 16
@@ -80,7 +80,8 @@ def histories(subject: Subject) -> Histories:
     found = Histories()
     smalls = list(subject.small.values())
     here, there = subject.workers, subject.elsewhere
-    for number, clean in enumerate(smalls[:IMAGES]):
+    slow = any(subject.work.clean(clean.shape).seconds > SLOW for clean in smalls[:IMAGES])
+    for number, clean in enumerate(smalls[: 1 if slow else IMAGES]):
         probes = _probes(subject, clean)
         for where in ("the same process", "the same process again"):
             for probe in probes:

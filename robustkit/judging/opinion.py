@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from robustkit.codec import Image
 from robustkit.isolation import CodecWorkers, Decoded
 from robustkit.judging.work import LOST, Shape, Stream, Work
 from robustkit.outcome import Failure, Outcome
@@ -224,18 +225,22 @@ class Opinions:
         self._account(stream, shape, decoded)
         return decoded
 
-    def decode_many(self, streams: Sequence[bytes], *, shape: Shape, sample: Sequence[bool]) -> list[Decoded]:
+    def decode_many(
+        self, streams: Sequence[bytes], *, shape: Shape, sample: Sequence[bool], known: Sequence[Image | None] = ()
+    ) -> list[Decoded]:
         """Decode the streams of trials, in batches where the codec has them.
 
         Args:
             streams: of any length and content.
             shape: the height and width that the images must have.
             sample: which of those that give an image are looked at twice, where not all are.
+            known: the clean images; a stream that still gives its own tells little, and is not in the sample.
         """
         results = self._first.decode_many(streams, shape)
         shown = [i for i, decoded in enumerate(results) if decoded.image is not None]
         self.images += len(shown)
-        due = [i for i in shown if sample[i] or self._due(streams[i], shape, share=False)]
+        intact = {i for i in shown if known and results[i].judged(known[i]) is Outcome.INTACT}
+        due = [i for i in shown if (sample[i] and i not in intact) or self._due(streams[i], shape, share=False)]
         # In another order, and so in other batches.
         due.reverse()
         there = self._second.decode_many([streams[i] for i in due], shape) if due else []

@@ -490,7 +490,12 @@ class Subject:
         for shape in sorted({clean.shape for clean, _ in damaged}):
             here = [i for i, (clean, _) in enumerate(damaged) if clean.shape == shape and results[i] is None]
             streams = [damaged[i][1].apply(damaged[i][0].bitstream) for i in here]
-            decoded_here = self.opinions.decode_many(streams, shape=shape, sample=[chosen[i] for i in here])
+            decoded_here = self.opinions.decode_many(
+                streams,
+                shape=shape,
+                sample=[chosen[i] for i in here],
+                known=[damaged[i][0].decoded.image for i in here],
+            )
             for i, decoded in zip(here, decoded_here, strict=True):
                 results[i] = decoded
         return [r for r in results if r is not None]

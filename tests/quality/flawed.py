@@ -123,6 +123,23 @@ class FourLevelsOff(OtherKernels):
     off = 4
 
 
+class ShiftsOddSizes(Means):
+    """Keeps all but the lowest bit of each sample; a picture of odd width comes back a pixel too far right."""
+
+    name = "shifts-odd-sizes"
+    profile = Profile(bpp=24.5, quality=40.0, refused=1.0, promises=())
+
+    def encode(self, image: Image) -> bytes:
+        size = struct.pack(">HH", *image.shape[:2])
+        return size + struct.pack(">I", zlib.crc32(size)) + (image & 0xFE).tobytes()
+
+    def picture(self, bitstream: bytes, height: int, width: int) -> Image:
+        if len(bitstream) != HEADER.size + 3 * height * width:
+            raise DecodeError("the payload has another length")
+        picture = np.frombuffer(bitstream, np.uint8, offset=HEADER.size).reshape(height, width, 3)
+        return np.roll(picture, width % 2, axis=1)
+
+
 class StalePicture(Means):
     """Gives the picture that it decoded last instead of a refusal, if the sizes match."""
 
