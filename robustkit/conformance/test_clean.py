@@ -208,7 +208,7 @@ def test_odd_sizes_come_back_as_they_were(sound_codec: Subject, claim: Claim) ->
 
 
 @pytest.mark.robustkit_claim("layout.payload-matters")
-def test_layout_tells_header_from_payload(sound_codec: Subject, claim: Claim) -> None:
+def test_payload_bits_change_the_picture(sound_codec: Subject, claim: Claim) -> None:
     """Catches a layout that calls everything header, or payload what the picture does not depend on."""
     changed = 0
     for clean in sound_codec.small.values():

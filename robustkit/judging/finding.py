@@ -52,7 +52,7 @@ CLAIMS: Mapping[str, str] = {
     "decode.deterministic": "decoding is deterministic",
     "decode.batch-equals-single": "decoding a batch equals decoding singly",
     "layout.names-every-bit": "layout names every bit",
-    "layout.payload-matters": "layout tells header from payload",
+    "layout.payload-matters": "payload bits change the picture",
     "degradation.quality": "quality degrades within the declared thresholds",
     "degradation.corrupted": "corrupted share stays within the declared",
     "degradation.refused": "refused share stays within the declared",

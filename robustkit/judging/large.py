@@ -25,7 +25,7 @@ SIDES = (384, 768, 1024, 2048)
 #: Bytes of a stream that is beyond what 16 bits can count.
 ENOUGH = 1 << 16
 #: Seconds that one of the round trips may take, as that of the picture alone lets expect.
-SECONDS = 8.0
+SECONDS = 12.0
 #: By how much (dB) a strip may be worse than its like, and the whole than its picture alone.
 WORSE = 3.0
 #: What share of its error a picture must lose by being moved one pixel to be called misplaced.

@@ -87,7 +87,8 @@ class SearchResult:
 
     def __str__(self) -> str:
         seen = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
-        size = f"{self.streams:,} streams" if self.space is None else f"{self.streams:,} of {self.space:,} flips"
+        many = "" if self.streams == 1 else "s"
+        size = f"{self.streams:,} stream{many}" if self.space is None else f"{self.streams:,} of {self.space:,} flips"
         if self.stopped is not None:
             size = f"stopped after {self.stopped:g} s, {self.streams:,} of {self.planned:,} streams"
         return f"{size}: {seen}" if seen else size

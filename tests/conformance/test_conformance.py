@@ -49,7 +49,7 @@ class Report:
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flawed")
     make_suite(folder)
-    done = run_suite(folder, "--codec", NAMES, "--junitxml=junit.xml", "-q", "--robustkit-max-examples=40")
+    done = run_suite(folder, "--codec", NAMES, "--junitxml=junit.xml", "-q", "--robustkit-max-examples=16")
     assert done.returncode == 1, done.stdout + done.stderr
     found = Report(folder / "junit.xml", done.stdout)
     found.folder = folder
@@ -142,10 +142,10 @@ def test_a_size_that_is_refused_is_left_out_and_said(report):
 
 def test_a_search_counts_its_streams_and_what_became_of_them(report):
     counts, kind = report.measured["touchy", "decode_survives_bit_flips"]
-    assert re.fullmatch(r"40 streams: (\d+ \w+, )+\d+ \w+", counts)
+    assert re.fullmatch(r"16 streams: (\d+ \w+, )+\d+ \w+", counts)
     assert re.fullmatch(r"\d+ streams: ZeroDivisionError: touchy.*", kind)
     (whole,) = report.measured["plain", "decode_survives_each_flip_of_its_header"]
-    assert whole == "40 of 64 flips: 40 refused"
+    assert whole == "16 of 64 flips: 16 refused"
 
 
 def test_without_promises_only_what_needs_none_is_checked(report):
@@ -166,7 +166,7 @@ def test_without_promises_only_what_needs_none_is_checked(report):
 )
 def test_a_known_defect_fails_and_the_message_says_how_to_accept_it(report, codec, check, link):
     assert report.outcomes[codec, check] == "failure"
-    assert report.verdicts[codec, check] == ["broken"]
+    assert set(report.verdicts[codec, check]) - {"noted"} == {"broken"}
     message = report.messages[codec, check]
     assert f"the codec declares it a known defect, {link}; --robustkit-waivers codec accepts that" in message
     assert f"{codec}: does not conform" in report.output

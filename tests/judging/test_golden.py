@@ -340,7 +340,7 @@ def test_updating_fails_once_then_passes_and_sees_a_change_in_the_decoder(suite)
     stray.unlink()
 
     conftest = suite.path / "conftest.py"
-    conftest.write_text(conftest.read_text().replace("repeat(4, axis=1)", "repeat(4, axis=1) ^ np.uint8(4)", 1))
+    conftest.write_text(conftest.read_text().replace("repeat(4, axis=1)", "repeat(4, axis=1).__xor__(np.uint8(4))", 1))
     changed = suite(*options)
     changed.assert_outcomes(passed=1, failed=1, deselected=TOTAL - 2)
     text = output(changed)

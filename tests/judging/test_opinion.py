@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from robustkit import Codec, DecodeError, ErrorPattern, Layout, Outcome, Profile
 from robustkit.channels import Truncation
 from robustkit.conformance import test_clean
 from robustkit.isolation import Decoded, Limits
-from robustkit.judging.effort import Effort
+from robustkit.judging import draws
+from robustkit.judging.effort import EFFORTS
 from robustkit.judging.history import few_decodes, histories, kept_streams, trouble_left
 from robustkit.judging.opinion import difference, elsewhere, sampled
 from robustkit.judging.replay import Replay, run_replay
@@ -23,7 +25,6 @@ from robustkit.judging.search import search
 from robustkit.judging.subject import Subject
 from robustkit.judging.work import Most, Work
 from robustkit.registry import CodecSpec, Target
-from robustkit.strategies import truncations
 
 HEADER = struct.Struct(">HHI")
 libc = ctypes.CDLL(None)
@@ -270,7 +271,7 @@ def under_test(tmp_path):
     def make(codec, **more):
         settings = more.pop("settings", {})
         spec = CodecSpec(codec.name, Target(codec.__module__, codec.__qualname__, __file__), settings)
-        effort = Effort(trials=16, examples=25, shrink_seconds=20)
+        effort = replace(EFFORTS["quick"], trials=16, examples=25, shrink_seconds=20)
         made.append(Subject(spec, images=IMAGES, directory=tmp_path, effort=effort, **more))
         return made[-1]
 
@@ -307,9 +308,9 @@ def test_a_decoder_that_remembers_is_found(under_test, codec):
 
 def test_an_image_of_what_lies_in_memory_is_unstable(under_test):
     subject = under_test(ReadsOn)
-    result = search(subject, truncations)
+    result = search(subject, draws.truncations)
     assert result.outcomes[Outcome.UNSTABLE] > 0
-    found = result.counterexample
+    (found,) = (kind.example for kind in result.kinds if kind.failure.outcome is Outcome.UNSTABLE)
     assert found.outcome is Outcome.UNSTABLE
     assert found.decoded.image is None
     assert "in another process" in found.decoded.message

@@ -236,6 +236,7 @@ def test_the_shortest_cut_is_found(under_test):
     assert not len(kind.example.pattern.flips)
 
 
+@pytest.mark.slow
 def test_a_hang_is_made_small_with_a_short_limit_and_confirmed_with_the_whole(under_test, monkeypatch):
     """D4: it took the whole limit for each try, and ended with two bits where one suffices."""
     monkeypatch.setattr("robustkit.judging.search._HASTE", (4.0, 0.5))
@@ -290,7 +291,7 @@ def test_a_counterexample_is_shown_although_it_can_not_be_kept(under_test, tmp_p
 
 def test_given_streams_are_tried(under_test):
     result = try_streams(under_test(), [b""])
-    assert str(result) == "1 streams: 1 refused"
+    assert str(result) == "1 stream: 1 refused"
 
 
 def test_short_streams_have_no_more_damage_than_they_have(under_test):

@@ -32,6 +32,7 @@ def test_every_module_and_its_tests_are_there():
         assert (ROOT / "robustkit" / module).is_file()
 
 
+@pytest.mark.slow
 def test_every_survivor_is_a_mutant_that_can_still_be_made_and_has_a_reason():
     done = subprocess.run([sys.executable, str(COMMAND), "--list"], capture_output=True, text=True, check=True)
     mutants = set(done.stdout.splitlines())

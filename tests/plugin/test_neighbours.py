@@ -262,6 +262,7 @@ def test_a_hook_that_fails_disturbs_no_run_without_a_codec(pytester, plain, body
     assert "INTERNALERROR" not in text(result)
 
 
+@pytest.mark.slow
 def test_a_hypothesis_profile_of_the_users_changes_nothing_in_the_searches(pytester, plain):
     make_suite(pytester.path)
     conftest = (pytester.path / "conftest.py").read_text()

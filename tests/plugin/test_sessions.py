@@ -81,10 +81,10 @@ def text(result):
 @pytest.mark.parametrize(
     ("args", "passed"),
     [
-        (["conformance/test_clean.py"], 5),
+        (["conformance/test_clean.py"], 7),
         (["conformance/test_clean.py::test_layout_names_every_bit"], 1),
         (["conformance/test_clean.py::test_layout_names_every_bit[plain]", "--import-mode=importlib"], 1),
-        (["conformance", "--ignore=conformance/test_survival.py", "--ignore=conformance/test_degradation.py"], 5),
+        (["conformance", "--ignore=conformance/test_survival.py", "--ignore=conformance/test_degradation.py"], 10),
         (["conformance", "-k", "layout or garbage", "-n", "2"], 2),
         (["conformance", "conformance", "-k", "layout"], 1),
         (["--pyargs", "robustkit.conformance", "--import-mode=importlib", "-k", "layout"], 1),
@@ -130,7 +130,13 @@ def test_collecting_needs_no_codec_and_judges_none(run):
     assert "not checked" not in text(result)
 
 
-@pytest.mark.parametrize("plugin", ["terminal", "hypothesispytest", "junitxml", "capture", "xdist"])
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        "terminal",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("hypothesispytest", "junitxml", "capture", "xdist")),
+    ],
+)
 def test_the_suite_needs_none_of_pytests_plugins(run, plugin):
     result = run("--codec", "plain", "conformance", "-k", "layout", "-p", f"no:{plugin}")
     assert result.ret == 0
@@ -215,7 +221,7 @@ def test_the_replay_command_works_though_a_check_changes_the_directory(run):
 
 @pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["one process", "two"])
 def test_words_that_no_terminal_and_no_file_can_take(run, more):
-    result = run("--codec", "painter", "conformance", "-k", "header or layout", "--junitxml=junit.xml", *more)
+    result = run("--codec", "painter", "conformance", "-k", "header_flips or layout", "--junitxml=junit.xml", *more)
     result.assert_outcomes(failed=1, passed=1, **({} if more else {"deselected": TOTAL - 2}))
     assert "\x1b" not in text(result)
     assert "INTERNALERROR" not in text(result)

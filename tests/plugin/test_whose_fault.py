@@ -128,7 +128,7 @@ def test_what_a_worker_says_of_an_encoder_breaks_the_claim(run):
         count = itertools.count()
 
         def encode(self, image):
-            if next(self.count) > 8:
+            if next(self.count) > 12:
                 raise MemoryError("tired")
             return super().encode(image)
 
@@ -155,7 +155,8 @@ def test_an_encoder_with_no_bytes_to_say_is_skipped_where_there_is_nothing_to_da
     FLAWED.append(Mute)
     """
     result = run("--codec", "mute", "-k", "clean or bit_flips or truncation or appended", more=dedent(codec))
-    result.assert_outcomes(passed=6, skipped=2, deselected=TOTAL - 8)
+    # It can't know of odd sizes, which breaks that claim.
+    result.assert_outcomes(passed=6, failed=1, skipped=3, deselected=TOTAL - 10)
     assert "nothing to damage" in result.stdout.str()
 
 

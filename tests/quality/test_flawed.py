@@ -34,7 +34,7 @@ FLAWS = {
 ALSO = {"StalePicture": {"decode.survives.header-flips", "degradation.quality"}}
 SOUND = ("Means", "Batched", "OtherKernels", "TakesNoLargeImage")
 #: What is run of the suite: those claims, and what they need.
-CHECKS = "round_trip or odd_sizes or large_image or batch_equals or tells_header or header_flips or degrades"
+CHECKS = "round_trip or odd_sizes or large_image or batch_equals or payload_bits or header_flips or degrades"
 
 
 @pytest.fixture(scope="module")
