@@ -139,7 +139,7 @@ def large_round_trips(subject: Subject) -> Iterator[Large]:
     Ends where the codec refuses an image of that size; without any where it refuses the first, or is slow.
     """
     name, original = next(iter(subject.images.items()))
-    longest = min(SECONDS, subject.limits.seconds / 4)
+    longest = min(SECONDS, subject.limits.seconds / 2)
     for side in SIDES:
         picture = tile(original, side)
         image = lay_out(picture, side)

@@ -156,14 +156,14 @@ def test_a_failure_is_told_with_the_stream_if_there_is_one():
 
 def test_no_image_is_tried_that_would_take_too_long(monkeypatch):
     subject = Staged(9999)
-    clock = iter(range(1000))
+    clock = iter(range(0, 1000, 2))
     monkeypatch.setattr(large.time, "monotonic", lambda: float(next(clock)))
-    # The picture takes a second, and an image of nine too long.
+    # The picture takes two seconds, and an image of nine too long.
     assert list(large.large_round_trips(subject)) == []
     assert subject.asked == [128]
-    clock = iter(np.arange(0, 1000, 0.5))
+    clock = iter(np.arange(0, 1000, 0.8))
     assert [found.shape[0] for found in large.large_round_trips(subject)] == [384, 768]
-    # At most 8 seconds, and a quarter of a decode's limit where that is less.
-    for limit, step, sizes in [(60.0, 0.88, [384, 768]), (60.0, 0.9, []), (30.0, 0.83, [384, 768]), (30.0, 0.84, [])]:
+    # At most 12 seconds, and half of a decode's limit where that is less.
+    for limit, step, sizes in [(60.0, 1.33, [384, 768]), (60.0, 1.34, []), (20.0, 1.11, [384, 768]), (20.0, 1.12, [])]:
         clock = iter(np.arange(0, 1000, step))
         assert [found.shape[0] for found in large.large_round_trips(Staged(9999, seconds=limit))] == sizes
