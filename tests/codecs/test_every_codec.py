@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,8 @@ def test_a_profile_tighter_by_a_fifth_fails(name: str, pytester: pytest.Pytester
     damage = ("-k", "clean or degrades or corrupted or refused")
     result = pytester.runpytest_subprocess(CONFORMANCE, "--codec", name, *damage, "--robustkit-profile", str(file))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"{name}: does not conform*"])
+    # Some are beyond the tighter limits, others not far enough within.
+    assert re.search(rf"^{name}: (does not conform|not proved): ", result.stdout.str(), re.MULTILINE)
     result.stdout.no_fnmatch_line("*FAILED *test_clean*")
 
 

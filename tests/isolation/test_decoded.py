@@ -47,6 +47,11 @@ def test_an_image_and_a_refusal_are_no_failure(outcome):
     assert Decoded(None, outcome, "message").failure is None
 
 
+def test_what_is_not_known_of_a_decode_is_nothing():
+    decoded = Decoded(None, Outcome.REFUSED)
+    assert (decoded.message, decoded.seconds, decoded.memory, decoded.warnings) == ("", 0, 0, ())
+
+
 IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
 
