@@ -12,7 +12,8 @@ class Vae:
     config = SimpleNamespace(scaling_factor=0.5)
 
     def encode(self, pixels):
-        assert -1 <= pixels.min() < 0 and pixels.max() <= 1
+        assert -1 <= pixels.min() < 0
+        assert pixels.max() <= 1
         means = torch.nn.functional.avg_pool2d(pixels + 1, 8)
         return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: means))
 
