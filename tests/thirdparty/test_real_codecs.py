@@ -169,7 +169,8 @@ def test_many_flips_shrink_to_the_one_that_does_it(subject, name):
     result = search(subject(name, FEW), draws.bit_flips)
     assert result.kinds
     for each in result.kinds:
-        assert len(each.example.pattern.flips) == 1 or not each.least, str(each)
+        # Memory may run out by two flips of which neither does it alone.
+        assert len(each.example.pattern.flips) <= 2 or not each.least, str(each)
     worst = result.kinds[0]
     assert worst.failure.outcome in (Outcome.CRASHED, Outcome.RAISED)
     assert len(worst.example.pattern.flips) == 1
