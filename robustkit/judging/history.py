@@ -128,7 +128,10 @@ def trouble_left(subject: Subject) -> list[LeftBehind]:
         if not reason.startswith("ran out of memory"):
             times = "once" if count == 1 else f"{count} times"
             thread = reason.startswith("left the thread")
-            found.append(LeftBehind(f"a process was replaced {times}: {reason}", None, None, (), harmless=thread))
+            said = f"a process was replaced {times}: {reason}"
+            if reason.endswith(" behind"):
+                said += "; one that is to stay is started in the codec's constructor"
+            found.append(LeftBehind(said, None, None, (), harmless=thread))
     return sorted(found, key=lambda each: not each.proved)
 
 

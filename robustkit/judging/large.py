@@ -26,8 +26,12 @@ SIDES = (384, 768, 1024, 2048)
 ENOUGH = 1 << 16
 #: Seconds that one of the round trips may take, as that of the picture alone lets expect.
 SECONDS = 12.0
+#: What share of its picture's rate a large image must have for their quality to be compared.
+SAME_RATE = 0.5
 #: By how much (dB) a strip may be worse than its like, and the whole than its picture alone.
 WORSE = 3.0
+#: By how much a strip may be where the large image has less than ``SAME_RATE``; what is lost is far worse.
+MUCH_WORSE = 10.0
 #: What share of its error a picture must lose by being moved one pixel to be called misplaced.
 FITS = 0.85
 #: How it may be misplaced.
@@ -58,12 +62,14 @@ class Large:
         clean: the round trip; ``None`` where the encoder failed, without an image where the decoder did.
         loss: the worst of it.
         failed: why there is no image.
+        allowed: decibels that ``loss`` may have.
     """
 
     shape: tuple[int, int]
     clean: Clean | None
     loss: Loss
     failed: str | None = None
+    allowed: float = WORSE
 
 
 def tile(image: Image, side: int) -> Image:
@@ -160,8 +166,12 @@ def large_round_trips(subject: Subject) -> Iterator[Large]:
             return
         assert alone.decoded.image is not None
         assert clean.decoded.image is not None
-        error = float(np.square(picture.astype(np.float64) - alone.decoded.image).mean())
-        yield Large(shape, clean, worst(image, clean.decoded.image, picture.shape[0], error))
+        share = len(clean.bitstream) / image.size / max(len(alone.bitstream) / picture.size, 1e-9)
+        # Whose rate falls with size, as that of a codec with a budget of bytes, loses quality by it, and not evenly.
+        same = share > SAME_RATE
+        like, allowed = ((picture, alone.decoded.image), WORSE) if same else ((image, clean.decoded.image), MUCH_WORSE)
+        error = float(np.square(like[0].astype(np.float64) - like[1]).mean())
+        yield Large(shape, clean, worst(image, clean.decoded.image, picture.shape[0], error), allowed=allowed)
         if side > SIDES[0] and len(clean.bitstream) > ENOUGH:
             return
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
+from processes import alive
 
 from robustkit import CodecSpec, CodecUnavailable, DecodeError, EncodeError, Image, Outcome, Region
 from robustkit.isolation import CodecWorkers, Decoded, Limits, WorkerError
@@ -45,14 +46,6 @@ def stream(picture: Image) -> bytes:
 @pytest.fixture(scope="module")
 def clean(stream: bytes) -> Image:
     return hostile.Honest().decode(stream)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
 
 
 def gone(pids: list[int] | tuple[int, ...]) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
+from processes import alive
 
 from robustkit import CodecSpec, Outcome
 from robustkit.isolation import CodecWorkers, Limits, streams, tree
@@ -32,14 +33,6 @@ def pool(directory: Path, *, limits: Limits = LIMITS, **settings: object) -> Cod
 @pytest.fixture(scope="module")
 def stream() -> bytes:
     return hostile.Honest().encode(np.full((48, 64, 3), 99, dtype=np.uint8))
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
 
 
 def gone(note: Path) -> bool:

@@ -134,6 +134,21 @@ def test_images_grow_until_the_stream_is_long():
     assert lean == [384, 768, 1024, 2048]
 
 
+@pytest.mark.parametrize(("share", "allowed"), [(1.0, large.WORSE), (0.6, large.WORSE), (0.4, large.MUCH_WORSE)])
+def test_less_rate_may_cost_quality(share, allowed):
+    subject = Staged(9999)
+    trip = subject.round_trip
+
+    def round_trip(name, image, *, measure):
+        clean = trip(name, image, measure=measure)
+        if image.shape[0] >= 384:
+            clean.bitstream = clean.bitstream[: int(share * len(clean.bitstream))]
+        return clean
+
+    subject.round_trip = round_trip
+    assert {found.allowed for found in large.large_round_trips(subject)} == {allowed}
+
+
 @pytest.mark.parametrize(
     "error",
     [

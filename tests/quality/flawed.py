@@ -62,19 +62,40 @@ class Means(Codec):
         return Layout((Region("size", 0, header, header=True), Region("blocks", header, bits)), bits)
 
 
+class Budget(Means):
+    """Spends the same bytes on every image: 16 x 16 colours, whatever its size; and no mistake."""
+
+    name = "budget"
+    profile = Profile(bpp=1.6, quality=15.0, refused=1.0)
+    colours = 16
+
+    def encode(self, image: Image) -> bytes:
+        means = image.astype(float)
+        for axis, side in enumerate(image.shape[:2]):
+            starts = np.arange(self.colours) * side // self.colours
+            counts = np.maximum(np.diff(np.append(starts, side)), 1)
+            means = np.add.reduceat(means, starts, axis) / np.expand_dims(counts, tuple({0, 1, 2} - {axis}))
+        size = struct.pack(">HH", *image.shape[:2])
+        return size + struct.pack(">I", zlib.crc32(size)) + means.astype(np.uint8).tobytes()
+
+    def picture(self, bitstream: bytes, height: int, width: int) -> Image:
+        if len(bitstream) != HEADER.size + 3 * self.colours**2:
+            raise DecodeError("the payload has another length")
+        colours = np.frombuffer(bitstream, np.uint8, offset=HEADER.size).reshape(self.colours, self.colours, 3)
+        rows, columns = (
+            np.searchsorted(np.arange(self.colours) * side // self.colours, np.arange(side), side="right") - 1
+            for side in (height, width)
+        )
+        return colours[rows][:, columns]
+
+
 class Batched(Means):
     """Decodes several at a time, and no mistake."""
 
     name = "batched"
 
     def decode_batch(self, bitstreams: Sequence[bytes]) -> list[Image | DecodeError]:
-        decoded: list[Image | DecodeError] = []
-        for bitstream in bitstreams:
-            try:
-                decoded.append(self.decode(bitstream))
-            except DecodeError as error:
-                decoded.append(error)
-        return decoded
+        return super().decode_batch(bitstreams)
 
 
 class SwappedInLargeBatches(Batched):
