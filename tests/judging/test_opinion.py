@@ -3,7 +3,9 @@
 import ctypes
 import itertools
 import os
+import re
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -105,6 +107,16 @@ class Sulks(Means):
         except DecodeError:
             self.off = 40
             raise
+
+
+class Helped(Means):
+    """Starts a helper process with each decode, and leaves it."""
+
+    name = "helped"
+
+    def decode(self, bitstream):
+        subprocess.Popen(["sleep", "60"])
+        return super().decode(bitstream)
 
 
 class ReadsOn(Means):
@@ -296,6 +308,17 @@ def test_a_sound_codec_has_no_history(under_test):
     assert trouble_left(subject) == []
     assert not subject.work.slowest.beyond
     assert not subject.work.largest.beyond
+
+
+def test_processes_that_were_left_are_told_with_the_way_out(under_test):
+    subject = under_test(Helped)
+    clean = next(iter(subject.small.values()))
+    subject.decode(clean.bitstream, shape=clean.shape)
+    (left,) = trouble_left(subject)
+    assert left.proved
+    assert re.match(
+        r"a process was replaced \d+ times: left a process behind; .* in the codec's constructor", left.said
+    )
 
 
 @pytest.mark.parametrize("codec", [KeepsRows, Sulks])
