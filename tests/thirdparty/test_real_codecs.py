@@ -57,9 +57,11 @@ THOROUGH = [
     "opencv-jpeg",
 ]
 
-#: Writes on until memory, time or the address space ends, whichever comes first this time.
+#: Reads beyond its stream and writes until memory, time or the address space ends, or until what it reads stops it.
 RUNAWAY = "imagecodecs-zfp"
-LOST = {Outcome.CRASHED, Outcome.EXHAUSTED, Outcome.HUNG}
+STOPPED = {Outcome.CRASHED, Outcome.EXHAUSTED, Outcome.HUNG, Outcome.REFUSED}
+#: What lies behind a buffer may be the same twice.
+IMAGES = {Outcome.UNSTABLE, Outcome.DEGRADED, Outcome.INTACT}
 
 
 @pytest.fixture
@@ -110,10 +112,12 @@ def check_replays(subject: Subject, result: SearchResult, tmp_path) -> None:
         assert len(stored.pattern.flips) == 1
         assert stored.pattern.keep is None
         replayed = run_replay(stored)
-        if subject.name == RUNAWAY and each.failure.outcome in LOST:
-            assert replayed.outcome in LOST, replayed.message
-        else:
-            assert replayed.outcome is each.failure.outcome, replayed.message
+        expected = {each.failure.outcome}
+        if each.failure.outcome is Outcome.UNSTABLE:
+            expected = IMAGES
+        elif subject.name == RUNAWAY:
+            expected = STOPPED
+        assert replayed.outcome in expected, replayed.message
 
 
 @pytest.mark.parametrize("name", sorted(BRITTLE))
