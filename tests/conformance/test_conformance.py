@@ -6,10 +6,17 @@ import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sharing import made_once
 from suites import CONFORMANCE, NAMES, TOTAL, make_suite
+
+#: In how many runs the codecs are judged, so that xdist's workers can share them.
+PARTS = 4
+OUTPUT = "output.txt"
 
 
 def run_suite(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -23,16 +30,21 @@ def run_suite(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 class Report:
-    """What one run said of each check of each codec."""
+    """What runs said of each check of each codec, and in which folder each codec's run was."""
 
-    def __init__(self, junit: Path, output: str) -> None:
-        self.output = output
+    def __init__(self) -> None:
+        self.output = ""
+        self.folders: dict[str, Path] = {}
         self.outcomes: dict[tuple[str, str], str] = {}
         self.messages: dict[tuple[str, str], str] = {}
         self.verdicts: dict[tuple[str, str], list[str]] = {}
         self.measured: dict[tuple[str, str], list[str]] = {}
-        for case in ElementTree.parse(junit).iter("testcase"):
+
+    def add(self, folder: Path) -> None:
+        self.output += (folder / OUTPUT).read_text()
+        for case in ElementTree.parse(folder / "junit.xml").iter("testcase"):
             check, _, codec = case.attrib["name"].rstrip("]").partition("[")
+            self.folders[codec] = folder
             key = codec, check.removeprefix("test_")
             found = next((c for c in case if c.tag in ("failure", "error", "skipped")), None)
             self.outcomes[key] = found.tag if found is not None else "passed"
@@ -47,13 +59,21 @@ class Report:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("flawed")
-    make_suite(folder)
-    done = run_suite(folder, "--codec", NAMES, "--junitxml=junit.xml", "-q", "--robustkit-max-examples=16")
-    assert done.returncode == 1, done.stdout + done.stderr
-    found = Report(folder / "junit.xml", done.stdout)
-    found.folder = folder
+    codecs = NAMES.split(",")
+    # Codecs that take long stand side by side in the list, and so in different parts.
+    parts = {f"part {first}": partial(judge, codecs[first::PARTS]) for first in range(PARTS)}
+    found = Report()
+    for folder in made_once(tmp_path_factory, "one-flaw-each", parts):
+        found.add(folder)
     return found
+
+
+def judge(codecs: Sequence[str], folder: Path) -> None:
+    """Run the suite over some of them."""
+    make_suite(folder)
+    done = run_suite(folder, "--codec", ",".join(codecs), "--junitxml=junit.xml", "-q", "--robustkit-max-examples=16")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (folder / OUTPUT).write_text(done.stdout)
 
 
 def test_a_sound_codec_passes_every_check(report):
@@ -181,7 +201,7 @@ def test_each_kind_of_failure_has_its_least_damage_and_its_command(report):
     commands = re.findall(r"robustkit replay (\S+)", message)
     assert len(set(commands)) == 2
     for kind, file in zip(("misshapen", "raised"), commands, strict=True):
-        assert json.loads((report.folder / file).read_text())["outcome"] == kind
+        assert json.loads((report.folders["several"] / file).read_text())["outcome"] == kind
 
 
 def test_every_failure_ends_with_a_line_that_replays_it(report):
@@ -190,7 +210,7 @@ def test_every_failure_ends_with_a_line_that_replays_it(report):
     for key in failures:
         last = report.messages[key].strip().splitlines()[-1]
         assert last.startswith("robustkit replay "), (key, report.messages[key])
-        assert (report.folder / shlex.split(last)[2]).is_file()
+        assert (report.folders[key[0]] / shlex.split(last)[2]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -205,11 +225,12 @@ def test_every_failure_ends_with_a_line_that_replays_it(report):
 )
 def test_the_replay_line_gives_the_same_outcome(report, codec, check, outcome):
     last = report.messages[codec, check].strip().splitlines()[-1]
-    replay = json.loads((report.folder / shlex.split(last)[2]).read_text())
+    folder = report.folders[codec]
+    replay = json.loads((folder / shlex.split(last)[2]).read_text())
     assert replay["outcome"] == outcome
     done = subprocess.run(
         [sys.executable, "-c", "from robustkit.cli import main; main()", *shlex.split(last)[1:]],
-        cwd=report.folder,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
