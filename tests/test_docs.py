@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from robustkit import Layout, Profile, channels, cli, registry
 from robustkit.codecs.rcc.container import HEADER_BYTES, header_fields
 
-RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "ddcm", "diffc", "psc")
+RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "robust-turbo-ddcm-uep", "ddcm", "diffc", "psc")
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = [

@@ -28,7 +28,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 """
-RCC = ("ddcm", "diffc", "psc", "robust-turbo-ddcm", "turbo-ddcm")
+RCC = ("ddcm", "diffc", "psc", "robust-turbo-ddcm", "robust-turbo-ddcm-uep", "turbo-ddcm")
 LEARNED = ("cheng2020-anchor", "elic2022", "hyperprior-small", "hyperprior-small-hardened", "mbt2018")
 OFFICIAL = ("cdc", "hific", "ms-illm", "perco", "psc-official", "stablecodec")
 

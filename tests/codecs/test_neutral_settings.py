@@ -74,6 +74,13 @@ CASES = {
     "psc": [*RCC, ({"steps": 16, "rows": None, "bits": 4, "samples": 3}, KEPT), ({"samples": 4}, VOID)],
     "robust-turbo-ddcm": [
         *RCC,
+        ({"T": 28, "M": None, "decoder": "plain", "interleave": False, "preset": None}, KEPT),
+        # Its own default, spelt out, where the signature's is None.
+        ({"protect": 0.0}, VOID),
+        ({"K": 1 << 18}, VOID),
+    ],
+    "robust-turbo-ddcm-uep": [
+        *RCC,
         ({"T": 28, "M": None, "decoder": "ordered", "interleave": False, "preset": None}, KEPT),
         # Its own default, spelt out, where the signature's is None.
         ({"protect": 0.4}, VOID),

@@ -1,4 +1,5 @@
-"""Robust Turbo-DDCM with one mistake each: what a refactoring could do to it, and the suite must not let pass.
+"""Robust Turbo-DDCM, and its protected variant, with one mistake each: what a refactoring could do to them, and the
+suite must not let pass.
 
 Each class patches the codec's modules when it is built, which is safe because every worker process builds one codec.
 """
@@ -12,10 +13,11 @@ import numpy as np
 
 from robustkit.codecs.rcc import base, container, protection, turbo
 from robustkit.codecs.rcc.codebook import StructuredCodebook
-from robustkit.codecs.rcc.protocol import Bits, Integers, JointRank, SectionIndices
+from robustkit.codecs.rcc.payload import Payload
+from robustkit.codecs.rcc.protocol import Bits, HashOrderedIndices, Integers, JointRank, SectionIndices
 
 
-class LittleEndianIndices(SectionIndices):
+class LittleEndianIndices(HashOrderedIndices):
     def write(self, indices: Integers, signs: Integers) -> Bits:
         return super().write(self._reverse(indices), signs)
 
@@ -25,44 +27,51 @@ class LittleEndianIndices(SectionIndices):
 
     def _reverse(self, indices: Integers) -> Integers:
         places = np.arange(self.index_bits)
-        within = (((indices[:, None] >> places) & 1) << places[::-1]).sum(axis=1)
-        return within + self._starts()
+        reversed_: Integers = (((indices[:, None] >> places) & 1) << places[::-1]).sum(axis=1)
+        return reversed_
 
 
-class NextIndices(SectionIndices):
+class NextIndices(HashOrderedIndices):
     def read(self, bits: Bits) -> tuple[Integers, Integers]:
         indices, signs = super().read(bits)
-        return (indices + 1) % self.size + self._starts(), signs
+        return (indices + 1) % self.size, signs
 
 
-class Unsigned(SectionIndices):
+class Unsigned(HashOrderedIndices):
     def read(self, bits: Bits) -> tuple[Integers, Integers]:
         indices, signs = super().read(bits)
         return indices, np.abs(signs)
 
 
+class NeighboursSwapped(SectionIndices):
+    def read(self, bits: Bits) -> tuple[Integers, Integers]:
+        indices, signs = super().read(bits)
+        others = np.minimum(np.arange(self.count) ^ 1, self.count - 1)
+        return indices - self._starts() + self._starts()[others], signs
+
+
 class _OtherProtocol(turbo.RobustTurboDDCM):
     def __init__(self, **settings: Any) -> None:
-        turbo.PROTOCOLS[2] = self.protocols["sections"]
+        turbo.PROTOCOLS[6] = self.protocols["largest"]
         super().__init__(**settings)
 
 
 class WrongBitOrder(_OtherProtocol):
     """Index bits in the wrong order, in encoder and decoder alike."""
 
-    protocols: ClassVar = {"sections": LittleEndianIndices}
+    protocols: ClassVar = {"largest": LittleEndianIndices}
 
 
 class OffByOneIndex(_OtherProtocol):
     """The decoder takes the atom beside the one that was sent."""
 
-    protocols: ClassVar = {"sections": NextIndices}
+    protocols: ClassVar = {"largest": NextIndices}
 
 
 class LostSign(_OtherProtocol):
     """The decoder takes every sign for a plus."""
 
-    protocols: ClassVar = {"sections": Unsigned}
+    protocols: ClassVar = {"largest": Unsigned}
 
 
 class JointRankPutBack(turbo.RobustTurboDDCM):
@@ -70,7 +79,6 @@ class JointRankPutBack(turbo.RobustTurboDDCM):
 
     methods: ClassVar = turbo.TurboDDCM.methods
     protocols: ClassVar = {"largest": JointRank}
-    usual_size = turbo.TurboDDCM.usual_size
 
 
 class UnprotectedHeader(turbo.RobustTurboDDCM):
@@ -85,11 +93,37 @@ class UnprotectedHeader(turbo.RobustTurboDDCM):
         super().__init__(**settings)
 
 
-class UnrepairedSteps(turbo.RobustTurboDDCM):
+class UnrepairedSteps(turbo.RobustTurboDDCMUEP):
     """Parity of the leading steps that the decoder leaves unread."""
 
     def __init__(self, **settings: Any) -> None:
         protection.repair = lambda data, parity: data
+        super().__init__(**settings)
+
+
+class LastStepsProtected(turbo.RobustTurboDDCMUEP):
+    """Parity of the last steps, which nothing builds on, instead of the first."""
+
+    def __init__(self, **settings: Any) -> None:
+        class FromTheEnd(Payload):
+            def pack(self, steps: Bits) -> bytes:
+                return super().pack(steps[::-1])
+
+            def read(self, payload: bytes) -> tuple[Integers, Integers]:
+                indices, signs = super().read(payload)
+                return indices[::-1].copy(), signs[::-1].copy()
+
+        turbo.Payload = FromTheEnd  # type: ignore[misc]
+        super().__init__(**settings)
+
+
+class SwappedSections(turbo.RobustTurboDDCMUEP):
+    """The decoder looks for each atom in the section beside its own."""
+
+    protocols: ClassVar = {"sections": NeighboursSwapped}
+
+    def __init__(self, **settings: Any) -> None:
+        turbo.PROTOCOLS[2] = NeighboursSwapped
         super().__init__(**settings)
 
 

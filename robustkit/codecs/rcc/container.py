@@ -25,6 +25,16 @@ _PACKING = struct.Struct(">2sBHH6sIB5sI")
 _METHOD_BITS = 48
 _CHECK = struct.Struct(">H")
 PARITY = 32
+#: Which codec reads the streams of a bit protocol.
+WRITERS: Mapping[int, str] = {
+    0: "turbo-ddcm",
+    1: "robust-turbo-ddcm",
+    2: "robust-turbo-ddcm-uep",
+    3: "ddcm",
+    4: "diffc",
+    5: "psc",
+    6: "robust-turbo-ddcm",
+}
 HEADER_BYTES = _PACKING.size + _CHECK.size + PARITY
 _code = RSCodec(PARITY)
 
@@ -126,7 +136,8 @@ class Header(Generic[P]):
             raise DecodeError(f"magic {magic!r} version {version}, not {MAGIC!r} version {VERSION}")
         if protocol not in methods:
             known = ", ".join(map(str, methods))
-            raise DecodeError(f"bit protocol {protocol}: this codec reads {known}")
+            other = f"give the stream to {WRITERS[protocol]}; " if protocol in WRITERS else ""
+            raise DecodeError(f"bit protocol {protocol}: {other}this codec reads {known}")
         return cls(schedule, protocol, height, width, methods[protocol].unpack(method), *more)
 
 

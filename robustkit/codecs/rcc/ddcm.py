@@ -62,6 +62,9 @@ DDCMHeader = Header[DDCMParameters]
 class DDCM(PriorityCodec[DDCMParameters, Integers]):
     """DDCM (Ohayon et al., arXiv 2502.01189): many steps, each one atom or the few of a matching pursuit.
 
+    Unlike its paper's, by default it has a small prior, a structured codebook of 2**20 atoms, equal weights instead of
+    coefficients, 60 noise levels by information instead of 1000, and a protected header.
+
     As published with ``T=1000, K=2**13, M=2, C=3`` in all but the coefficients' grid (:class:`Pursuit`). Coefficients
     cost more than they bring at every M and K tried, so by default there are none.
 

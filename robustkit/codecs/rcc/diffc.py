@@ -89,6 +89,9 @@ DiffCHeader = Header[DiffCParameters]
 class DiffC(RCCCodec[DiffCParameters, list[Step]]):
     """DiffC (Theis et al., arXiv 2206.08889; Vonderfecht and Liu, ICLR 2025): reverse channel coding of DDPM steps.
 
+    Unlike its paper's, by default it has a small prior, and always it fits the noise levels to each image so that all
+    chunks carry alike, writes the low bits of an index plain, and has a protected header.
+
     Both sides know the law p of a step's result given the state; the encoder, who knows the image, also has its true
     posterior q, of the same variance. It sends a sample of q by the Poisson functional representation
     (:class:`robustkit.codecs.rcc.poisson.PoissonChannel`), in chunks of ``efficiency * log2 K`` bits of KL divergence.

@@ -60,6 +60,10 @@ PSCHeader = Header[PSCParameters]
 class PSC(RCCCodec[PSCParameters, Integers]):
     """Posterior Sampling Compression (Elata et al., arXiv 2407.09896) with rows from a fixed orthonormal family.
 
+    Unlike its paper's, by default it has a small prior, and always it measures axes of the latent instead of principal
+    directions of the samples, writes a measurement in a few bits instead of a float of eight, and has a protected
+    header.
+
     Encoder and decoder draw the same posterior samples given the measurements so far, and both choose from them what
     is measured next: nothing is sent of the rows. As published, rows are the leading principal directions of the
     samples. Such directions turn, swap and change sign with the last bits of a float, so here a row is an axis of the

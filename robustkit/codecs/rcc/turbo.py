@@ -1,11 +1,11 @@
-"""Turbo-DDCM and Robust Turbo-DDCM: each diffusion step's noise is a sum of M signed atoms, chosen all at once."""
+"""The three Turbo-DDCM codecs: each diffusion step's noise is a sum of M signed atoms, chosen all at once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -81,6 +81,9 @@ Atoms = tuple[Integers, Floats]
 class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
     """Turbo-DDCM (Vaisman et al., arXiv 2511.06424): the M atoms of a step are written as one joint rank.
 
+    Unlike its paper's, by default it has a small prior, a structured codebook of 2**18 atoms, noise levels by
+    information, and a protected header.
+
     Args:
         T: noise levels, one call of the denoiser each.
         M: atoms a step; by default what the rate allows.
@@ -90,11 +93,12 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
             Diffusion prior, ``container="raw"`` and M; K is then 2**14, selection and protection are as published, and
             schedule and efficiency have no part (:mod:`robustkit.codecs.rcc.reference`).
         selection: which atoms a step may choose: the M with the ``"largest"`` inner products of a codebook of K, as
-            published, or (robust-turbo-ddcm alone, and its default) the best one of each of M ``"sections"`` of K.
+            published, or (robust-turbo-ddcm-uep alone, and its default) the best one of each of M ``"sections"`` of K.
         protect: share of the coded steps, from the first, under Reed-Solomon coding, in steps of 1/100: all later
-            steps inherit their damage. 0 is as published, and turbo-ddcm's default; robust-turbo-ddcm has 0.4.
-        decoder: ``"ordered"`` repairs a step by the order of its atoms, where the protocol has one
-            (:mod:`robustkit.codecs.rcc.ordered`); ``"plain"`` believes every word, as published. Streams are the same.
+            steps inherit their damage. 0 is as published, and the default; robust-turbo-ddcm-uep has 0.4.
+        decoder: ``"plain"`` believes every word, as published, and is the default; ``"ordered"``, the default of
+            robust-turbo-ddcm-uep, repairs a step by the order of its atoms, where the protocol has one
+            (:mod:`robustkit.codecs.rcc.ordered`). Streams are the same.
         interleave: write the unprotected steps in interleaved groups, so that a burst spreads over all of a group
             (:class:`robustkit.codecs.rcc.payload.Payload`): it hits more atoms, each in fewer bits.
         common: what every RCC codec takes (:class:`robustkit.codecs.rcc.base.RCCCodec`).
@@ -109,9 +113,10 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
     methods: ClassVar[Mapping[int, type[TurboParameters]]] = {0: TurboParameters}
     #: By selection, the default first; and that of the authors' own streams.
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"largest": JointRank}
-    as_published: ClassVar[type[BitProtocol]] = JointRank
+    as_published: ClassVar[type[BitProtocol] | None] = JointRank
     usual_size: ClassVar[int] = 1 << 18
     usual_protection: ClassVar[float] = 0.0
+    usual_decoder: ClassVar[str] = "plain"
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=29.25,
@@ -135,7 +140,7 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         codebook: str = "structured",
         selection: str | None = None,
         protect: float | None = None,
-        decoder: str = "ordered",
+        decoder: str | None = None,
         interleave: bool = False,
         **common: Unpack[CommonSettings],
     ) -> None:
@@ -144,10 +149,13 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         if N is not None and not 0 <= N <= T - 2:
             raise ValueError(f"N = {N} closing steps of T = {T}: give 0 to {T - 2}")
         published = codebook == "reference"
+        if published and self.as_published is None:
+            raise ValueError(f"codebook 'reference' of {self.name}: nobody published it; robust-turbo-ddcm has it")
         if selection is None:
-            selection = "largest" if published else next(iter(self.protocols))
+            selection = next(iter(self.protocols))
         if selection not in self.protocols:
-            raise ValueError(f"selection {selection!r} of {self.name}: give {' or '.join(self.protocols)}")
+            elsewhere = ", or take robust-turbo-ddcm-uep" * (selection == "sections")
+            raise ValueError(f"selection {selection!r} of {self.name}: give {' or '.join(self.protocols)}{elsewhere}")
         if K is None and published:
             K = 1 << 14
         elif K is None:
@@ -159,11 +167,13 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         if M is not None and not 1 <= M <= most:
             raise ValueError(f"M = {M}: give 1 to {most} atoms a step")
         if protect is None:
-            protect = 0.0 if published else self.usual_protection
+            protect = self.usual_protection
         if not 0 <= protect <= 1:
             raise ValueError(f"protect = {protect}: give a share of the steps, 0 to 1")
         if not isinstance(interleave, bool):
             raise ValueError(f"interleave = {interleave!r}: give True or False")
+        if decoder is None:
+            decoder = self.usual_decoder
         if decoder not in DECODERS:
             raise ValueError(f"decoder {decoder!r}: give {' or '.join(DECODERS)}")
         if codebook not in CODEBOOKS and not published:
@@ -186,9 +196,15 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
             codebook=0 if published else CODEBOOK_NAMES.index(codebook),
             size_log2=K.bit_length() - 1,
         )
-        if published:
+        if published and self.as_published is not None:
             coder = self.as_published(K, M or 1)
             self.published = PublishedTurboDDCM(self.prior, coder, T=T, N=N, seed=self.seed)
+
+    @classmethod
+    def changed_settings(cls, settings: Mapping[str, Any]) -> frozenset[str]:
+        # None stands for the codec's own decoder.
+        own = settings.get("decoder") == cls.usual_decoder
+        return super().changed_settings({n: value for n, value in settings.items() if not (own and n == "decoder")})
 
     # -- bitstreams ---------------------------------------------------------------------------------------
 
@@ -274,7 +290,7 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         method, facts = self.settings, dict(super().describe())
         closing = "by rule" if self.published and self.published.closing is None else method.closing
         codebook = "reference" if self.published else CODEBOOK_NAMES[method.codebook]
-        protocol = self.as_published if self.published else PROTOCOLS[self.protocol]
+        protocol = self.as_published if self.published and self.as_published else PROTOCOLS[self.protocol]
         facts["settings"] = (
             f"T={method.steps} N={closing} K={1 << method.size_log2} "
             f"protocol={protocol.__name__} protect={method.protected / 100} "
@@ -287,22 +303,53 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
 
 
 class RobustTurboDDCM(TurboDDCM):
-    """Robust Turbo-DDCM (arXiv 2604.05743): Turbo-DDCM with each atom's index written on its own.
+    """Robust Turbo-DDCM (arXiv 2604.05743): Turbo-DDCM with each atom's index written on its own, and no parity.
 
-    As published with ``selection="largest", protect=0, decoder="plain"``, but for the order of a step's atoms. The
-    defaults go further: see :class:`SectionIndices`, and :mod:`robustkit.codecs.rcc.protection`.
+    Unlike its paper's, by default it has a small prior, a structured codebook of 2**18 atoms, noise levels by
+    information, a protected header, and a step's atoms in the order of a hash, which costs no bit and which
+    ``decoder="ordered"`` reads.
+
+    A decoder that believes every word, as published, reads atoms in any order: see :class:`HashOrderedIndices`.
     """
 
     name = "robust-turbo-ddcm"
+    methods: ClassVar[Mapping[int, type[TurboParameters]]] = {6: TurboParameters, 1: TurboParameters}
+    protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"largest": HashOrderedIndices}
+    as_published: ClassVar[type[BitProtocol] | None] = IndependentIndices
+    promises: ClassVar[Profile | None] = Profile(
+        bpp=0.4,
+        quality=28.4,
+    )
+    #: With ``decoder="ordered"`` and the default settings.
+    promises_in_order: ClassVar[Profile | None] = None
+
+    def promised(self, promises: Profile | None) -> Profile | None:
+        if self.changed_settings(self._given) - self.neutral_settings == {"decoder"}:
+            return self.promises_in_order
+        return super().promised(promises)
+
+
+class RobustTurboDDCMUEP(RobustTurboDDCM):
+    """Robust Turbo-DDCM with unequal error protection: the first two fifths of the steps under Reed-Solomon coding.
+
+    Unlike its paper's (arXiv 2604.05743), by default it has a small prior, spends an eighth of the payload on parity,
+    takes an atom from each section of a structured codebook, and has noise levels by information and a protected
+    header.
+
+    See :class:`SectionIndices`, and :mod:`robustkit.codecs.rcc.protection`.
+    """
+
+    name = "robust-turbo-ddcm-uep"
     methods: ClassVar[Mapping[int, type[TurboParameters]]] = {
         2: TurboParameters,
         6: TurboParameters,
         1: TurboParameters,
     }
     protocols: ClassVar[Mapping[str, type[BitProtocol]]] = {"sections": SectionIndices, "largest": HashOrderedIndices}
-    as_published: ClassVar[type[BitProtocol]] = IndependentIndices
+    as_published: ClassVar[type[BitProtocol] | None] = None
     usual_size: ClassVar[int] = 1 << 14
     usual_protection: ClassVar[float] = 0.4
+    usual_decoder: ClassVar[str] = "ordered"
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=29.15,
@@ -313,6 +360,7 @@ class RobustTurboDDCM(TurboDDCM):
             Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
         ),
     )
+    promises_in_order: ClassVar[Profile | None] = None
 
 
 def _protocol(header: TurboHeader) -> BitProtocol:

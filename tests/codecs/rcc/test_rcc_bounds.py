@@ -24,11 +24,18 @@ from robustkit.codecs.rcc.diffc import DiffC, DiffCParameters
 from robustkit.codecs.rcc.protocol import JointRank
 from robustkit.codecs.rcc.psc import PSC, PSCParameters
 from robustkit.codecs.rcc.pursuit import Pursuit
-from robustkit.codecs.rcc.turbo import PROTOCOLS, RobustTurboDDCM, TurboDDCM, TurboParameters, _payload
+from robustkit.codecs.rcc.turbo import (
+    PROTOCOLS,
+    RobustTurboDDCM,
+    RobustTurboDDCMUEP,
+    TurboDDCM,
+    TurboParameters,
+    _payload,
+)
 from robustkit.isolation import CodecWorkers, Limits
 from robustkit.priors.base import NoiseLevel
 
-KINDS: tuple[type[RCCCodec[Any, Any]], ...] = (RobustTurboDDCM, TurboDDCM, DDCM, DiffC, PSC)
+KINDS: tuple[type[RCCCodec[Any, Any]], ...] = (RobustTurboDDCM, RobustTurboDDCMUEP, TurboDDCM, DDCM, DiffC, PSC)
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 
@@ -114,7 +121,7 @@ def test_a_few_bytes_buy_no_more_than_their_work(
 
 
 HOSTILE: dict[str, tuple[type[RCCCodec[Any, Any]], int, int, int, Any]] = {
-    "sections": (RobustTurboDDCM, 8192, 2048, 2, TurboParameters(steps=255, atoms=2048, size_log2=13)),
+    "sections": (RobustTurboDDCMUEP, 8192, 2048, 2, TurboParameters(steps=255, atoms=2048, size_log2=13)),
     "ordered": (RobustTurboDDCM, 8192, 2048, 6, TurboParameters(steps=255, atoms=65535, size_log2=16)),
     "joint": (TurboDDCM, 8192, 2048, 0, TurboParameters(steps=255, atoms=8418, size_log2=18)),
     "steps": (DDCM, 1, 1, 3, DDCMParameters(steps=65535, atoms=1, size_log2=2)),
@@ -146,7 +153,7 @@ WITHIN: dict[str, tuple[type[RCCCodec[Any, Any]], int, int, int, Any]] = {
     "many levels": (DDCM, 128, 128, 3, DDCMParameters(steps=65535, atoms=1, size_log2=24)),
     "many bases": (RobustTurboDDCM, 32, 32, 6, TurboParameters(steps=255, atoms=1, size_log2=24)),
     "one atom of many": (DDCM, 32, 32, 3, DDCMParameters(steps=65535, atoms=10, codebook=1, size_log2=24)),
-    "sections": (RobustTurboDDCM, 512, 512, 2, TurboParameters(steps=255, atoms=2048, size_log2=13)),
+    "sections": (RobustTurboDDCMUEP, 512, 512, 2, TurboParameters(steps=255, atoms=2048, size_log2=13)),
     "octaves": (DiffC, 64, 64, 4, DiffCParameters(steps=30, chunks=30 * 128, size_log2=20)),
     "samples": (PSC, 64, 64, 5, PSCParameters(steps=255, rows=256, bits=6, samples=6)),
 }
@@ -179,7 +186,7 @@ def test_ordinary_streams_are_never_out_of_proportion(kind: type[RCCCodec[Any, A
     published._check_encodable(published._header_for(512, 512))
 
 
-@pytest.mark.parametrize("kind", [RobustTurboDDCM, TurboDDCM, DDCM], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [RobustTurboDDCM, RobustTurboDDCMUEP, TurboDDCM, DDCM], ids=lambda kind: kind.name)
 def test_missing_steps_take_no_calls(kind: type[RCCCodec[Any, Any]]) -> None:
     codec, image = kind(T=10, N=2, bpp=2.0), np.zeros((64, 64, 3), dtype=np.uint8)
     stream, calls = codec.encode(image), []

@@ -22,7 +22,7 @@ from robustkit.codecs.rcc.container import HEADER_BYTES, Header
 from robustkit.codecs.rcc.ddcm import DDCM
 from robustkit.codecs.rcc.diffc import DiffC
 from robustkit.codecs.rcc.psc import PSC
-from robustkit.codecs.rcc.turbo import RobustTurboDDCM, TurboDDCM
+from robustkit.codecs.rcc.turbo import RobustTurboDDCM, RobustTurboDDCMUEP, TurboDDCM
 from robustkit.images import photographs
 from robustkit.priors.base import PriorError
 from robustkit.quality import measure
@@ -149,9 +149,9 @@ TURBO = Case(
     ),
     pipeline=({"T": 6, "M": 8, "K": 1 << 10, "N": 2}, {"T": 3, "M": 1}),
 )
-ROBUST = replace(
+UEP = replace(
     TURBO,
-    kind=RobustTurboDDCM,
+    kind=RobustTurboDDCMUEP,
     protocols=(2, "2, 6, 1"),
     round_trips=(
         RoundTrip({"T": 20, "bpp": 1.5}, 1.45, 27, "step 0 atom 0 index"),
@@ -167,6 +167,28 @@ ROBUST = replace(
     facts=(
         ({"T": 9, "M": 2}, "^T=9 N=0 K=16384 protocol=SectionIndices protect=0.4 codebook=structured M=2 seed="),
         ({}, "codebook=structured bpp=0.4 seed="),
+    ),
+)
+ROBUST = replace(
+    TURBO,
+    kind=RobustTurboDDCM,
+    protocols=(6, "6, 1"),
+    round_trips=(
+        RoundTrip({"T": 20, "bpp": 1.5}, 1.44, 26, "step 0 atom 0 index"),
+        RoundTrip({"bpp": 0.15}, 0.14, 12, "step 0 atom 0 index"),
+        RoundTrip({"bpp": 0.25}, 0.23, 16, "step 0 atom 0 index"),
+        RoundTrip({"bpp": 0.4}, 0.36, 19, "step 0 atom 0 index"),
+    ),
+    targets=(({"T": 8, "psnr": 20}, 0.5), ({"T": 8, "psnr": 23}, 0.5)),
+    undecodable=None,
+    parting=Parting("step 6 atom 26 sign", [1] * 7 + [2] * 4),
+    layouts=(({}, {18 * atom: f"step 0 atom {atom} index" for atom in range(27)} | {486: "step 0 atom 0 sign"}),),
+    facts=(
+        (
+            {"T": 9, "M": 2},
+            "^T=9 N=0 K=262144 protocol=HashOrderedIndices protect=0.0 codebook=structured M=2 .*decoder=plain$",
+        ),
+        ({"decoder": "ordered"}, "codebook=structured bpp=0.4 seed=.*decoder=ordered$"),
     ),
 )
 PURSUIT = replace(
@@ -323,7 +345,7 @@ SAMPLING = Case(
     ),
     pipeline=({"steps": 4, "samples": 2, "rows": 20}, {}),
 )
-CASES = (ROBUST, TURBO, PURSUIT, DIFFC, SAMPLING)
+CASES = (ROBUST, UEP, TURBO, PURSUIT, DIFFC, SAMPLING)
 #: What no codec takes.
 OUT_OF_RANGE: tuple[Settings, ...] = (
     {"bpp": -1.0},
@@ -410,7 +432,10 @@ def test_a_photograph_survives_the_round_trip_at_the_rate_asked_for(case: Case, 
     assert psnr > wanted.psnr
 
 
-@pytest.mark.parametrize(("kind", "least"), [(TurboDDCM, 0.99), (RobustTurboDDCM, 0.99), (DDCM, 0.97), (PSC, 0.97)])
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [(TurboDDCM, 0.99), (RobustTurboDDCM, 0.99), (RobustTurboDDCMUEP, 0.99), (DDCM, 0.97), (PSC, 0.97)],
+)
 @pytest.mark.parametrize("bpp", [0.2, 0.4, 0.8])
 def test_the_rate_asked_for_is_hit_where_steps_are_small_beside_it(
     kind: type[RCCCodec[Any, Any]], least: float, bpp: float
@@ -586,7 +611,7 @@ def test_refusals_say_which(case: Case) -> None:
     with pytest.raises(DecodeError, match="too few"):
         codec.decode(b"")
     for other in CASES:
-        if other is not case:
+        if other.protocols[0] not in codec.methods:
             with pytest.raises(DecodeError, match=f"bit protocol {other.protocols[0]}: .* reads {case.protocols[1]}$"):
                 codec.decode(stream_of(other.kind))
 

@@ -80,7 +80,7 @@ def test_the_header_survives_a_bit_error_rate_of_one_in_a_hundred() -> None:
 
 
 def test_a_stream_of_another_bit_protocol_is_refused() -> None:
-    with pytest.raises(DecodeError, match="bit protocol 1: this codec reads 0"):
+    with pytest.raises(DecodeError, match="bit protocol 1: give the stream to robust-turbo-ddcm; this codec reads 0"):
         Header.unpack(PACKED, {0: TurboParameters})
 
 

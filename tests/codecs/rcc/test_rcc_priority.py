@@ -8,13 +8,14 @@ import pytest
 
 from robustkit import EncodeError, Image
 from robustkit.codecs.rcc.ddcm import DDCM
-from robustkit.codecs.rcc.turbo import RobustTurboDDCM, TurboDDCM
+from robustkit.codecs.rcc.turbo import RobustTurboDDCM, RobustTurboDDCMUEP, TurboDDCM
 from robustkit.images import photographs
 from robustkit.quality import measure
 
 CODECS = {
     "turbo-ddcm": TurboDDCM(T=14, bpp=1.0),
     "robust-turbo-ddcm": RobustTurboDDCM(T=14, bpp=1.0),
+    "robust-turbo-ddcm-uep": RobustTurboDDCMUEP(T=14, bpp=1.0),
     "ddcm": DDCM(T=14, bpp=1.0),
 }
 kinds = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
