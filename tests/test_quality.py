@@ -276,6 +276,31 @@ def test_missing_weights_are_named_and_nothing_is_downloaded(pair, metric, monke
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
+def test_weights_are_found_in_torch_s_cache(pair, monkeypatch, tmp_path):
+    """Random weights of the right shape, where a download would have put the published ones."""
+    pytest.importorskip("pyiqa")
+    import torch
+    import torchvision
+    from pyiqa.archs.lpips_arch import LPIPS
+
+    alexnet, linear = METRICS["lpips"].weights
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(tmp_path / "pyiqa"))
+    for folder in ("hub/checkpoints", "pyiqa"):
+        (tmp_path / folder).mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "hub/checkpoints" / alexnet)
+    layers = LPIPS(net="alex", version="0.1", pretrained=False).state_dict()
+    torch.save({name: tensor.abs() for name, tensor in layers.items() if "lin" in name}, tmp_path / "pyiqa" / linear)
+    quality._model.cache_clear()
+    try:
+        assert measure("lpips", pair[0], pair[0]) == pytest.approx(0, abs=1e-6)
+        assert measure("lpips", *pair) > 1e-6
+    finally:
+        quality._model.cache_clear()
+
+
 @pytest.mark.parametrize("switch", [False, True])
 def test_pillow_s_switch_is_left_alone(pair, switch, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", switch)

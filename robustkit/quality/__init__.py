@@ -15,9 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
-from unittest import mock
 
 from PIL import ImageFile
 
@@ -25,6 +23,7 @@ from robustkit.errors import RobustkitError
 from robustkit.pixels import Image, check_image, psnr
 from robustkit.quality import own
 from robustkit.quality.ssimulacra2 import SMALLEST, ssimulacra2
+from robustkit.quality.weights import WeightsMissing, offline
 
 #: dB given to identical images, and the most that any pair gets.
 PSNR_CAP = 100.0
@@ -278,21 +277,8 @@ def _create(metric: str, device: str) -> Any:
     return pyiqa.create_metric(metric, device=device)
 
 
-class _Download(Exception):
-    """A metric wanted to download something."""
-
-    def __init__(self, url: str, target: str) -> None:
-        self.url, self.target = url, target
-        super().__init__(f"{PurePath(target).name}, from {url}, to {target}")
-
-
 @functools.lru_cache(maxsize=4)
 def _model(metric: str, device: str) -> Any:
-    import huggingface_hub.constants
-
-    def refuse(url: str, destination: str, *_: Any, **__: Any) -> None:
-        raise _Download(url, destination)
-
     way_out = f"Fetch it once, with a network: python -c \"from robustkit import quality; quality.fetch('{metric}')\""
     try:
         with ExitStack() as stack:
@@ -300,11 +286,9 @@ def _model(metric: str, device: str) -> Any:
             # It prints "Downloading" before it asks, and colourful logs.
             for redirect in (redirect_stdout, redirect_stderr):
                 stack.enter_context(redirect(io.StringIO()))
-            for module in ("torch.hub", "pyiqa.utils.download_util"):
-                stack.enter_context(mock.patch(f"{module}.download_url_to_file", refuse))
-            stack.enter_context(mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
+            stack.enter_context(offline())
             return _create(metric, device)
-    except _Download as download:
-        raise MetricUnavailable(f"metric {metric!r} needs weights: {download}. {way_out}") from download
+    except WeightsMissing as file:
+        raise MetricUnavailable(f"metric {metric!r} needs weights: {file}. {way_out}") from file
     except (OSError, ImportError) as error:
         raise MetricUnavailable(f"metric {metric!r} needs what is not on this machine: {error}. {way_out}") from error
