@@ -15,7 +15,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "bpg": ("av",),
     "heic": ("pillow_heif",),
     "jpeg-xl": ("pillow_jxl",),
-    "metrics": ("pyiqa",),
+    "metrics": ("pyiqa", "torchmetrics", "torch_fidelity"),
+    "images": ("pooch",),
 }
 #: By module or package of codecs, the extra that brings all they need, of those that bring one of it.
 _OF_CODECS: Mapping[str, str] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import subprocess
 import sys
 
@@ -41,6 +43,49 @@ def test_psnr_at_its_ends():
     assert measure("psnr", large, almost) == 100.0
 
 
+def test_psnr_of_the_luma_is_scikit_image_s(pair):
+    luma = [np.round(255 * skimage.color.rgb2yiq(image)[..., 0]) for image in pair]
+    expected = skimage.metrics.peak_signal_noise_ratio(*luma, data_range=255)
+    assert measure("psnr_y", *pair) == measure("psnr-y", *pair)
+    # Which way a half is rounded differs.
+    assert measure("psnr_y", *pair) == pytest.approx(expected, abs=1e-3)
+
+
+def test_hyphens_stand_for_underscores_in_the_kit_s_own_metrics(pair):
+    assert METRICS["ms-ssim"] is METRICS["ms_ssim"]
+    assert "ms-ssim" in METRICS
+    assert measure("ms-ssim", *pair) == measure("ms_ssim", *pair)
+    assert 3 not in METRICS
+
+
+def test_what_a_stored_value_depends_on_is_on_record():
+    assert METRICS["psnr"].record() == {
+        "package": "robustkit",
+        "version": importlib.metadata.version("robustkit"),
+        "weights": [],
+        "direction": "higher is better",
+        "unit": "dB",
+    }
+    lpips = METRICS["lpips"].record()
+    assert lpips["weights"] == ["alexnet-owt-7be5be79.pth", "LPIPS_v0.1_alex-df73285e.pth"]
+    assert lpips["version"] == importlib.metadata.version("pyiqa")
+    assert lpips["direction"] == "lower is better"
+
+
+def test_fetching_leaves_the_kit_s_own_metrics_alone_and_says_what_failed(monkeypatch):
+    asked = []
+
+    def create(name, device):
+        asked.append(name)
+        raise OSError("no network here")
+
+    monkeypatch.setattr("pyiqa.create_metric", create)
+    quality.fetch("ssimulacra2")
+    with pytest.raises(MetricUnavailable, match="the weights of metric 'lpips' could not be fetched: no network here"):
+        quality.fetch("lpips")
+    assert asked == ["lpips"]
+
+
 def test_psnr_does_not_wrap_around():
     dark, bright = np.full((8, 8, 3), 10, np.uint8), np.full((8, 8, 3), 250, np.uint8)
     assert measure("psnr", dark, bright) == measure("psnr", bright, dark) == pytest.approx(0.5266, abs=1e-4)
@@ -68,7 +113,7 @@ def test_the_kit_s_own_metrics_load_neither_pyiqa_nor_torch():
 import sys, numpy as np
 from robustkit.quality import METRICS, measure
 image = np.zeros((161, 161, 3), np.uint8)
-for name, equal in {"psnr": 100, "ssim": 1, "ms_ssim": 1}.items():
+for name, equal in {"psnr": 100, "psnr_y": 100, "ssim": 1, "ms_ssim": 1, "ssimulacra2": 100}.items():
     assert METRICS[name].higher_is_better and METRICS[name].package == "robustkit"
     assert name in METRICS and measure(name, image, image) == equal
 assert not {"torch", "pyiqa"} & set(sys.modules)
@@ -82,20 +127,20 @@ sys.modules["pyiqa"] = sys.modules["torch"] = None  # as if they were not instal
 import numpy as np
 from robustkit.quality import METRICS, MetricUnavailable, UnknownMetric, measure
 image = np.zeros((161, 161, 3), np.uint8)
-assert list(METRICS) == ["ms_ssim", "psnr", "ssim"] and len(METRICS) == 3
+assert list(METRICS) == ["ms_ssim", "psnr", "psnr_y", "ssim", "ssimulacra2"] and len(METRICS) == 5
 assert measure("ms_ssim", image, image) == 1 and "lpips" not in METRICS
 for ask in (lambda: METRICS["lpips"], lambda: measure("lpips", image, image)):
     try:
         ask()
     except MetricUnavailable as error:
-        assert "'lpips' is not among psnr, ssim, ms_ssim" in str(error)
+        assert "'lpips' is not among psnr, psnr_y, ssim, ms_ssim, ssimulacra2;" in str(error)
         assert "pip install 'robustkit[metrics]'" in str(error) and "PolyForm Noncommercial" in str(error)
     else:
         raise AssertionError
 try:
-    METRICS["MS-SSIM"]
+    METRICS["MS SSIM"]
 except UnknownMetric as error:
-    assert "'MS-SSIM': did you mean ms_ssim" in str(error) and "robustkit[metrics]" in str(error)
+    assert "'MS SSIM': did you mean ms_ssim" in str(error) and "robustkit[metrics]" in str(error)
 else:
     raise AssertionError
 """)
@@ -220,10 +265,40 @@ def test_missing_weights_are_named_and_nothing_is_downloaded(pair, metric, monke
     assert torch.hub.get_dir().startswith(str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("tried to download"))
     quality._model.cache_clear()
-    with pytest.raises(MetricUnavailable, match=rf"https://.*create_metric\('{metric}'\)") as caught:
+    with pytest.raises(MetricUnavailable, match=rf"https://.*quality.fetch\('{metric}'\)") as caught:
         measure(metric, *pair)
     assert str(tmp_path) in str(caught.value)
+    file = METRICS[metric].weights[0]
+    assert re.match(
+        rf"metric '{metric}' needs weights: {file}, from https://\S+/{file}, to {tmp_path}\S*/{file}\. ",
+        str(caught.value),
+    )
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_weights_are_found_in_torch_s_cache(pair, monkeypatch, tmp_path):
+    """Random weights of the right shape, where a download would have put the published ones."""
+    pytest.importorskip("pyiqa")
+    import torch
+    import torchvision
+    from pyiqa.archs.lpips_arch import LPIPS
+
+    alexnet, linear = METRICS["lpips"].weights
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(tmp_path / "pyiqa"))
+    for folder in ("hub/checkpoints", "pyiqa"):
+        (tmp_path / folder).mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "hub/checkpoints" / alexnet)
+    layers = LPIPS(net="alex", version="0.1", pretrained=False).state_dict()
+    torch.save({name: tensor.abs() for name, tensor in layers.items() if "lin" in name}, tmp_path / "pyiqa" / linear)
+    quality._model.cache_clear()
+    try:
+        assert measure("lpips", pair[0], pair[0]) == pytest.approx(0, abs=1e-6)
+        assert measure("lpips", *pair) > 1e-6
+    finally:
+        quality._model.cache_clear()
 
 
 @pytest.mark.parametrize("switch", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from robustkit.spelling import SpellingError, settings_of
 
 if TYPE_CHECKING:
     from robustkit.isolation import CodecWorkers
+    from robustkit.pixels import Image
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,6 +47,37 @@ def codec_options(command: Command) -> Command:
         help="For the codec's work on one image or stream.",
     )
     return codec(settings(seconds(command)))
+
+
+def image_options(command: Command) -> Command:
+    """``--images``, ``--crop`` and ``--allow-downloads``, for :func:`images`."""
+    given = click.option(
+        "--images",
+        metavar="DIR|SET",
+        default="skimage",
+        show_default=True,
+        help="A folder of images and those below it, or a set: skimage, kodak24, div2k-valid, clic2020.",
+    )
+    crop = click.option(
+        "--crop", type=click.IntRange(min=1), metavar="PIXELS", help="Side of the images' centre crops (skimage: 256)."
+    )
+    downloads = click.option(
+        "--allow-downloads", is_flag=True, help="Fetch what is not on this machine: images, and metrics' weights."
+    )
+    return given(crop(downloads(command)))
+
+
+def images(given: str, *, crop: int | None, allow_downloads: bool) -> Mapping[str, Image]:
+    """The images that ``--images`` names; ones that can't be used are wrong usage."""
+    from robustkit.images import ImageError
+    from robustkit.images.sets import open_images
+
+    try:
+        return open_images(
+            given, crop=crop, allow_downloads=allow_downloads, note=lambda text: click.echo(text, err=True)
+        )
+    except ImageError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _no_terminal(ctx: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -63,6 +63,8 @@ class Bpg(Codec):
     needs: ClassVar[str] = "the extra `bpg`"
     name: ClassVar[str] = "bpg"
     family: ClassVar[str] = "classical"
+    #: From the lowest rate to the highest.
+    qualities: ClassVar[range] = range(51, -1, -1)
     default_quality: ClassVar[int] = 26
     neutral_settings: ClassVar[frozenset[str]] = frozenset({"max_pixels"})
     #: Measured as :class:`robustkit.codecs.jpeg.Jpeg`'s.
@@ -214,6 +216,8 @@ class BpgReference(CommandLine):
 
     needs: ClassVar[str] = "`bpgenc` and `bpgdec`"
     family = "classical"  # type: ignore[misc]
+    #: From the lowest rate to the highest.
+    qualities: ClassVar[range] = range(51, -1, -1)
     commands_: ClassVar[Mapping[str, Any]] = {
         "name": "bpg-reference",
         "family": "classical",

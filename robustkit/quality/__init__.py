@@ -1,4 +1,4 @@
-"""Image quality against a reference: PSNR, SSIM and MS-SSIM here, every other metric through pyiqa.
+"""Image quality against a reference: PSNR, SSIM, MS-SSIM and SSIMULACRA 2 here, every other metric through pyiqa.
 
 pyiqa is an extra, ``pip install 'robustkit[metrics]'``, and it and torch load when one of its metrics is asked for. Its
 licence is PolyForm Noncommercial: a company may not use it for commercial purposes, nor results that depend on it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.metadata
 import importlib.util
 import io
 import math
@@ -15,17 +16,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
-import numpy as np
-import numpy.typing as npt
 from PIL import ImageFile
 
 from robustkit.errors import RobustkitError
 from robustkit.pixels import Image, check_image, psnr
+from robustkit.quality import own
+from robustkit.quality.ssimulacra2 import SMALLEST, ssimulacra2
+from robustkit.quality.weights import WeightsMissing, offline
 
 #: dB given to identical images, and the most that any pair gets.
 PSNR_CAP = 100.0
+#: The perceptual metric that needs no weights, for whoever names none.
+PERCEPTUAL = "ssimulacra2"
 #: How to get the metrics that are not computed here, and on what terms.
 INSTALL = (
     "pip install 'robustkit[metrics]' (pyiqa, PolyForm Noncommercial: neither it nor results that depend on it may be "
@@ -50,8 +53,9 @@ def measure(metric: str, reference: Image, image: Image, *, device: str = "cpu")
     """Quality of ``image`` against ``reference``, both uint8, H x W x 3, RGB.
 
     Args:
-        metric: "psnr" (dB, RGB, peak 255, at most 100); "ssim" or "ms_ssim" (on luma, 1 for equal images); or a name
-            of pyiqa's: "lpips", "dists", ... A no-reference metric ("niqe") looks at ``image`` alone.
+        metric: "psnr" (dB, RGB, peak 255, at most 100), "psnr_y" (of the luma); "ssim" or "ms_ssim" (on luma, 1 for
+            equal images); "ssimulacra2" (100 for equal images); or a name of pyiqa's: "lpips", "lpips-vgg", "dists",
+            ... A no-reference metric ("niqe") looks at ``image`` alone.
         device: where pyiqa computes, as torch names it.
 
     Raises:
@@ -63,11 +67,14 @@ def measure(metric: str, reference: Image, image: Image, *, device: str = "cpu")
         check_image(given)
     if reference.shape != image.shape:
         raise ValueError(f"the image is {image.shape}, its reference {reference.shape}: they must be the same")
-    if metric == "psnr":
-        return min(PSNR_CAP, psnr(reference, image))
     known = METRICS[metric]
     known.check_size(image)
-    value = _COMPUTED[metric](reference, image) if metric in _COMPUTED else _by_pyiqa(metric, reference, image, device)
+    if known.name in _COMPUTED:
+        value = _COMPUTED[known.name](reference, image)
+    else:
+        value = _by_pyiqa(known.name, reference, image, device)
+    if known.unit == "dB":
+        value = min(PSNR_CAP, value)
     if not math.isfinite(value):
         raise ValueError(f"{metric} can't measure these images, of shape {image.shape}: it came to {value}")
     return value
@@ -84,54 +91,14 @@ def check(metric: str, image: Image, *, device: str = "cpu") -> None:
         measure(metric, image, 255 - image, device=device)
 
 
-def _luma(image: Image) -> npt.NDArray[np.float64]:
-    """H x W, of BT.601, in whole grey levels as the authors' programs have it."""
-    return np.asarray(np.round(image @ np.array([0.299, 0.587, 0.114])))
-
-
-def _similarity(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """SSIM of two planes, and its factor for contrast and structure alone: means over the windows that lie inside.
-
-    Not scikit-image's function, which is without that factor. As in pyiqa, negative structure counts as none.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    def windowed(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(gaussian_filter(plane, 1.5, radius=5))[5:-5, 5:-5]
-
-    light, contrast = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_1, mean_2 = windowed(one), windowed(two)
-    variances = (windowed(one * one) - mean_1**2) + (windowed(two * two) - mean_2**2)
-    covariance = windowed(one * two) - mean_1 * mean_2
-    structure = np.maximum(0, (2 * covariance + contrast) / (variances + contrast))
-    similarity = (2 * mean_1 * mean_2 + light) / (mean_1**2 + mean_2**2 + light) * structure
-    return float(similarity.mean()), float(structure.mean())
-
-
-def _ssim(reference: Image, image: Image) -> float:
-    """SSIM of the luma: Wang, Bovik, Sheikh and Simoncelli 2004 (doi 10.1109/TIP.2003.819861)."""
-    return _similarity(_luma(reference), _luma(image))[0]
-
-
-def _ms_ssim(reference: Image, image: Image) -> float:
-    """MS-SSIM of the luma: Wang, Simoncelli and Bovik 2003 (doi 10.1109/ACSSC.2003.1292216)."""
-    planes = _luma(reference), _luma(image)
-    product = 1.0
-    for weight in (0.0448, 0.2856, 0.3001, 0.2363):
-        product *= _similarity(*planes)[1] ** weight
-        planes = _halved(planes[0]), _halved(planes[1])
-    return float(product * _similarity(*planes)[0] ** 0.1333)
-
-
-def _halved(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Means of 2 x 2 pixels; in front of an odd side stands a row of zeros, as in pyiqa."""
-    height, width = plane.shape
-    even = np.pad(plane, ((height % 2, 0), (width % 2, 0)))
-    return np.asarray(even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).mean((1, 3)))
-
-
-#: PSNR is computed where it is asked for.
-_COMPUTED: Mapping[str, Callable[[Image, Image], float]] = {"ssim": _ssim, "ms_ssim": _ms_ssim}
+#: By name, the metrics that need nothing but the core.
+_COMPUTED: Mapping[str, Callable[[Image, Image], float]] = {
+    "psnr": psnr,
+    "psnr_y": own.psnr_y,
+    "ssim": own.ssim,
+    "ms_ssim": own.ms_ssim,
+    "ssimulacra2": ssimulacra2,
+}
 
 
 def _by_pyiqa(metric: str, reference: Image, image: Image, device: str) -> float:
@@ -158,6 +125,8 @@ class Metric:
         unit: "dB", or nothing where the value is a plain number.
         package: whose code computes it, "robustkit" or "pyiqa".
         smallest: least side in pixels of an image that it takes; ``None`` where its authors give none.
+        weights: files of learned parameters, by their published names. For a metric of pyiqa that is not listed here,
+            empty although it may have some.
     """
 
     name: str
@@ -165,6 +134,25 @@ class Metric:
     unit: str = ""
     package: str = "pyiqa"
     smallest: int | None = None
+    weights: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """The installed version of :attr:`package`, or "unknown"."""
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
+
+    def record(self) -> dict[str, str | list[str]]:
+        """What a stored value depends on, for JSON: "package", "version", "weights", "direction" and "unit"."""
+        return {
+            "package": self.package,
+            "version": self.version,
+            "weights": list(self.weights),
+            "direction": "higher is better" if self.higher_is_better else "lower is better",
+            "unit": self.unit,
+        }
 
     def check_size(self, image: Image) -> None:
         """Raise a ValueError if ``image`` has a side below :attr:`smallest`."""
@@ -179,21 +167,38 @@ _OWN: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("psnr", higher_is_better=True, unit="dB", package="robustkit", smallest=1),
+        Metric("psnr_y", higher_is_better=True, unit="dB", package="robustkit", smallest=1),
         Metric("ssim", higher_is_better=True, package="robustkit", smallest=11),
         Metric("ms_ssim", higher_is_better=True, package="robustkit", smallest=161),
+        Metric(
+            "ssimulacra2",
+            higher_is_better=True,
+            package="robustkit",
+            smallest=SMALLEST,
+            weights=("ssimulacra2.json",),
+        ),
     )
+}
+_ALEXNET, _VGG16 = "alexnet-owt-7be5be79.pth", "vgg16-397923af.pth"
+#: Learned parameters of the usual metrics of pyiqa.
+_WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    "lpips": (_ALEXNET, "LPIPS_v0.1_alex-df73285e.pth"),
+    "lpips-vgg": (_VGG16, "LPIPS_v0.1_vgg-a78928a0.pth"),
+    "dists": (_VGG16, "DISTS_weights-f5e65c96.pth"),
+    "niqe": ("niqe_modelparameters.mat",),
 }
 
 
 class _Metrics(Mapping[str, Metric]):
     """Metrics by name. pyiqa, and with it torch, loads at the first question about any that is not computed here.
 
+    Of those that are, hyphens may be written for underscores: "ms-ssim" is "ms_ssim".
     Without pyiqa these are all; another name is then unknown if it resembles one, and unavailable if it may be pyiqa's.
     """
 
     def __getitem__(self, name: str) -> Metric:
-        if name in _OWN:
-            return _OWN[name]
+        if (own_name := name.replace("-", "_")) in _OWN:
+            return _OWN[own_name]
         if not _has_pyiqa():
             own = ", ".join(_OWN)
             if near := difflib.get_close_matches(name.lower(), _OWN, n=3, cutoff=0.8):
@@ -203,12 +208,15 @@ class _Metrics(Mapping[str, Metric]):
         known = _configs()
         if name not in known:
             near = difflib.get_close_matches(name, self, n=3, cutoff=0.3)
-            hint = f"did you mean {', '.join(near)}?" if near else "psnr, ssim, ms_ssim and lpips are usual"
+            hint = f"did you mean {', '.join(near)}?" if near else f"{', '.join(_OWN)} and lpips are usual"
             raise UnknownMetric(f"no metric for single images is named {name!r}: {hint}")
-        return Metric(name, higher_is_better=not known[name].get("lower_better", False))
+        better = not known[name].get("lower_better", False)
+        return Metric(name, higher_is_better=better, weights=_WEIGHTS.get(name, ()))
 
     def __contains__(self, name: object) -> bool:
-        return name in _OWN or (_has_pyiqa() and name in _configs())
+        if isinstance(name, str) and name.replace("-", "_") in _OWN:
+            return True
+        return _has_pyiqa() and name in _configs()
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*_OWN, *(_configs() if _has_pyiqa() else ())}))
@@ -243,30 +251,44 @@ def _configs() -> dict[str, dict[str, Any]]:
     return {name: config for name, config in DEFAULT_CONFIGS.items() if name not in _NOT_OF_ONE_PAIR}
 
 
-class _Download(Exception):
-    """A metric wanted to download something."""
+def fetch(metric: str, *, device: str = "cpu") -> None:
+    """Download a metric's weights to where :func:`measure` finds them, unless they are there.
+
+    They go to torch's and Hugging Face's caches, ``TORCH_HOME`` and ``HF_HOME``. Nothing else here downloads.
+
+    Raises:
+        UnknownMetric: no such metric.
+        MetricUnavailable: its package is not installed, or the download failed.
+    """
+    known = METRICS[metric]
+    if known.name in _OWN:
+        return
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_pillow_left_alone())
+            _create(known.name, device)
+    except (OSError, ImportError, RuntimeError) as error:
+        raise MetricUnavailable(f"the weights of metric {metric!r} could not be fetched: {error}") from error
+
+
+def _create(metric: str, device: str) -> Any:
+    import pyiqa
+
+    return pyiqa.create_metric(metric, device=device)
 
 
 @functools.lru_cache(maxsize=4)
 def _model(metric: str, device: str) -> Any:
-    import huggingface_hub.constants
-    import pyiqa
-
-    def refuse(url: str, destination: str, *_: Any, **__: Any) -> None:
-        raise _Download(f"{url} (expected at {destination})")
-
+    way_out = f"Fetch it once, with a network: python -c \"from robustkit import quality; quality.fetch('{metric}')\""
     try:
         with ExitStack() as stack:
             stack.enter_context(_pillow_left_alone())
             # It prints "Downloading" before it asks, and colourful logs.
             for redirect in (redirect_stdout, redirect_stderr):
                 stack.enter_context(redirect(io.StringIO()))
-            for module in ("torch.hub", "pyiqa.utils.download_util"):
-                stack.enter_context(mock.patch(f"{module}.download_url_to_file", refuse))
-            stack.enter_context(mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
-            return pyiqa.create_metric(metric, device=device)
-    except (_Download, OSError, ImportError) as error:
-        raise MetricUnavailable(
-            f"metric {metric!r} needs what is not on this machine: {error}. Fetch it once, with a network: "
-            f"python -c \"import pyiqa; pyiqa.create_metric('{metric}')\""
-        ) from error
+            stack.enter_context(offline())
+            return _create(metric, device)
+    except WeightsMissing as file:
+        raise MetricUnavailable(f"metric {metric!r} needs weights: {file}. {way_out}") from file
+    except (OSError, ImportError) as error:
+        raise MetricUnavailable(f"metric {metric!r} needs what is not on this machine: {error}. {way_out}") from error
