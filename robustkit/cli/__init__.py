@@ -11,7 +11,20 @@ import sys
 
 import click
 
-from robustkit.cli import calibrate, codecs, corrupt, decode, encode, measure, replay, statuses
+from robustkit.cli import (
+    calibrate,
+    codecs,
+    corrupt,
+    decode,
+    encode,
+    export,
+    measure,
+    merge,
+    replay,
+    status,
+    statuses,
+    sweep,
+)
 
 __all__ = ["main"]
 
@@ -48,5 +61,8 @@ def main() -> None:
         sys.path.append(here)
 
 
-for _room in (codecs, encode, decode, corrupt, measure, replay, statuses, calibrate):
+for _room in (
+    *(codecs, encode, decode, corrupt, measure, sweep, status, merge, export),
+    *(replay, statuses, calibrate),
+):
     main.add_command(_room.command)
