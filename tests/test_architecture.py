@@ -17,10 +17,21 @@ CONTRACT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 OUTSIDE = {"robustkit.__main__"}
 #: What extras bring, by the name it is imported by.
 EXTRAS = {
-    *("av", "compressai", "constriction", "diffusers", "gmpy2", "matplotlib", "pillow_heif", "pillow_jxl", "pyiqa"),
-    *("reedsolo", "safetensors", "torch", "transformers"),
+    *("av", "compressai", "constriction", "dask", "diffusers", "distributed", "gmpy2", "matplotlib", "pillow_heif"),
+    *("pillow_jxl", "pyarrow", "pyiqa", "reedsolo", "safetensors", "torch", "transformers"),
 }
-HEAVY = ("torch", "diffusers", "transformers", "skimage", "PIL", "pyiqa", "matplotlib", "scipy", "robustkit.codecs")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "skimage",
+    "PIL",
+    "pyiqa",
+    "matplotlib",
+    "scipy",
+    "pyarrow",
+    "robustkit.codecs",
+)
 
 
 def run(program, *arguments, cwd=ROOT):
@@ -135,11 +146,12 @@ def imported_at_the_top(file):
 
 
 def test_what_extras_bring_is_imported_only_where_it_is_used():
-    """Without the extras everything but codecs and priors can be imported; there, torch stands at a module's top."""
+    """Without the extras all can be imported but codecs, priors and experiments; there they stand at a module's top."""
     eager = {}
     for folder in ("robustkit", "conformance"):
         for file in sorted(ROOT.joinpath(folder).rglob("*.py")):
             eager[file.relative_to(ROOT)] = EXTRAS & set(imported_at_the_top(file))
-    own = {file: names for file, names in eager.items() if names and not {"codecs", "priors"} & set(file.parts)}
+    where = {"codecs", "priors", "experiments"}
+    own = {file: names for file, names in eager.items() if names and not where & set(file.parts)}
     assert not own
     assert any("torch" in names for names in eager.values())

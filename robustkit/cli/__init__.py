@@ -11,7 +11,21 @@ import sys
 
 import click
 
-from robustkit.cli import calibrate, codecs, corrupt, decode, encode, match_rate, measure, replay, statuses
+from robustkit.cli import (
+    calibrate,
+    codecs,
+    corrupt,
+    decode,
+    encode,
+    export,
+    match_rate,
+    measure,
+    merge,
+    replay,
+    status,
+    statuses,
+    sweep,
+)
 
 __all__ = ["main"]
 
@@ -48,5 +62,8 @@ def main() -> None:
         sys.path.append(here)
 
 
-for _room in (codecs, encode, decode, corrupt, measure, match_rate, replay, statuses, calibrate):
+for _room in (
+    *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export),
+    *(replay, statuses, calibrate),
+):
     main.add_command(_room.command)

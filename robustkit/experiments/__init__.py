@@ -1,1 +1,5 @@
-"""Experiments: trials of codecs, images and channels become rows, and rows become tables and figures."""
+"""Experiments: trials of codecs, images and channels by the thousand, kept as rows of Parquet and drawn as curves.
+
+Nothing here decodes or judges: trials come from :mod:`robustkit.judging.subject`. What needs pyarrow or dask comes with
+the extra ``experiments``.
+"""
