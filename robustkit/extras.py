@@ -16,7 +16,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "heic": ("pillow_heif",),
     "jpeg-xl": ("pillow_jxl",),
     "metrics": ("pyiqa",),
-    "experiments": ("pyarrow", "dask", "distributed", "matplotlib"),
+    "experiments": ("pyarrow", "dask", "distributed", "matplotlib", "bjontegaard"),
 }
 #: By module or package of codecs, the extra that brings all they need, of those that bring one of it.
 _OF_CODECS: Mapping[str, str] = {
