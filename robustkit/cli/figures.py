@@ -52,7 +52,7 @@ Examples:
 @click.option("--width", type=click.Choice(["column", "page"]), default="page", show_default=True,
               help="Of figures: a paper's column, 3.4 inches, or its page, 7.")  # fmt: skip
 @click.option("--without-image", "convention", type=click.Choice(["left-out", "grey"]), default="left-out",
-              show_default=True, help="What figures do with trials that gave no image: charge them as mid-grey?")  # fmt: skip
+              show_default=True, help="What figures do with trials without an image.")  # fmt: skip
 @click.option("--anchor", metavar="NAME", help="Whom all others are compared with.  [default: the first]")
 @click.option("--bpp", "budgets", metavar="BPP", type=click.FloatRange(min=0, min_open=True), multiple=True,
               help="Total rates of the envelope; repeatable.  [default: those that two codecs have]")  # fmt: skip

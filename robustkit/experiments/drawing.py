@@ -35,7 +35,7 @@ FORMATS = ("png", "svg", "pdf")
 #: ordered so that neighbours differ in grey too.
 _COLOURS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#7F7F7F")
 _MARKERS = "osD^vPX<>*hp"
-_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.2, 1, 1.2)), (0, (9, 2)))
 # Any: which keys there are differs between versions of matplotlib.
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",
@@ -177,11 +177,12 @@ def panels(count: int, width: Width, *, tall: float = 0.8) -> tuple[Figure, list
 def legend(figure: Figure, handles: Sequence[Any], width: Width) -> None:
     """One legend above all panels, where it covers nothing."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    room = int(WIDTHS[width] / (0.45 + 0.068 * longest))
+    room = max(1, int(WIDTHS[width] / (0.45 + 0.068 * longest)))
+    rows = -(-len(handles) // room)
     figure.legend(
         handles=list(handles),
         loc="outside upper center",
-        ncols=max(1, min(room, len(handles))),
+        ncols=max(1, -(-len(handles) // max(1, rows))),
         frameon=False,
         handlelength=3,
         columnspacing=1.2,

@@ -95,8 +95,12 @@ class Difference:
 
 def left_out(point: Point, measure: Measure, *, confidence: float = CONFIDENCE) -> Summary:
     """Trials without an image left out, as published."""
-    values = point.metrics[measure.name]
-    return _summary(point, values, measure, int((point.has_image & np.isnan(values)).sum()), confidence)
+    key = ("left out", measure.name, confidence)
+    if key not in point.known:
+        values = point.metrics[measure.name]
+        point.known[key] = _summary(point, values, measure, _unmeasured(point, values), confidence)
+    found: Summary = point.known[key]
+    return found
 
 
 def charged(
@@ -110,10 +114,19 @@ def charged(
     Returns:
         ``None`` where a trial without an image is of a picture that nobody knows the score for.
     """
-    values = charged_values(point, measure, grey)
-    if values is None:
-        return None
-    return _summary(point, values, measure, int((point.has_image & np.isnan(values)).sum()), confidence)
+    scores = tuple(grey.get(image) for image in dict.fromkeys(point.images))
+    key = ("charged", measure.name, confidence, scores)
+    if key not in point.known:
+        values = charged_values(point, measure, grey)
+        point.known[key] = (
+            None if values is None else _summary(point, values, measure, _unmeasured(point, values), confidence)
+        )
+    found: Summary | None = point.known[key]
+    return found
+
+
+def _unmeasured(point: Point, values: Floats) -> int:
+    return int((point.has_image & np.isnan(values)).sum())
 
 
 def charged_values(point: Point, measure: Measure, grey: Mapping[str, float]) -> Floats | None:

@@ -168,7 +168,8 @@ def against(
     with drawing.style():
         figure, axes = drawing.panels(len(measures) + len(sets) + 1, width)
         places = places_of(steps)
-        styled = {entry: drawn for entry, drawn in drawing.styles(results.entries).items() if entry in entries}
+        # Where all fit into one figure, a codec looks the same in each of them.
+        styled = drawing.styles(entries)
         rows: list[dict[str, Any]] = []
         notes: set[str] = set()
         for panel, measure in zip(axes, measures, strict=False):
@@ -223,6 +224,7 @@ def logarithmic(values: Sequence[float]) -> bool:
 
 def horizontal(panel: Axes, steps: Sequence[Step], places: Mapping[str, float], axis: str) -> None:
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+    from matplotlib.transforms import ScaledTranslation
 
     at = [step.at for step in steps if step.at is not None]
     if logarithmic(at):
@@ -232,14 +234,19 @@ def horizontal(panel: Axes, steps: Sequence[Step], places: Mapping[str, float], 
     panel.xaxis.set_major_locator(FixedLocator(list(ticks)))
     panel.xaxis.set_major_formatter(FixedFormatter(list(ticks.values())))
     panel.xaxis.set_minor_locator(NullLocator())
+    ends = min(places.values()), max(places.values())
+    if logarithmic(at):
+        room = (ends[1] / ends[0]) ** 0.06
+        panel.set_xlim(ends[0] / room, ends[1] * room)
+    else:
+        margin = (ends[1] - ends[0]) * 0.06
+        panel.set_xlim(ends[0] - margin, ends[1] + margin)
     apart = [places[step.channel] for step in steps if step.at is None]
     if apart:
         between = math.sqrt(apart[0] * min(at)) if logarithmic(at) else (apart[0] + min(at)) / 2
         where: Any = {"transform": panel.get_xaxis_transform(), "clip_on": False, "zorder": 10}
         panel.plot([between], [0], marker="s", markersize=4.5, color="white", **where)
         for shift in (-1.6, 1.6):
-            from matplotlib.transforms import ScaledTranslation
-
             assert panel.figure is not None
             moved = panel.get_xaxis_transform() + ScaledTranslation(shift / 72, 0, panel.figure.dpi_scale_trans)
             panel.plot([between], [0], marker=[(-0.5, -1), (0.5, 1)], markersize=6, linestyle="none", color="black",
@@ -248,7 +255,7 @@ def horizontal(panel: Axes, steps: Sequence[Step], places: Mapping[str, float], 
 
 def _tick(value: float) -> str:
     exponent = math.log10(value) if value > 0 else math.nan
-    if value > 0 and abs(exponent - round(exponent)) < 1e-9 and (round(exponent) < -1 or round(exponent) > 3):
+    if value > 0 and abs(exponent - round(exponent)) < 1e-9 and not -1 < round(exponent) < 4:
         return f"$10^{{{round(exponent)}}}$"
     return f"{value:g}"
 
@@ -367,6 +374,9 @@ def _shares(
     notes: set[str],
 ) -> None:
     """Per cent without an image on a log axis; an arrow down from its upper bound where none was seen."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.transforms import ScaledTranslation
+
     least = 100.0
     for place, (entry, style) in enumerate(styled.items()):
         drawn, bounds = [], []
@@ -387,9 +397,6 @@ def _shares(
         for step, upper in bounds:
             # Bounds of equally many trials coincide: a little to the side each, so that all are seen.
             sideways = (place - (len(styled) - 1) / 2) * 2.2
-            panel.annotate("", (places[step.channel], upper), xytext=(sideways, 0), textcoords="offset points")
-            from matplotlib.transforms import ScaledTranslation
-
             assert panel.figure is not None
             moved = panel.transData + ScaledTranslation(sideways / 72, 0, panel.figure.dpi_scale_trans)
             panel.plot([places[step.channel]], [upper], marker=style.marker, markerfacecolor="white",
@@ -398,8 +405,6 @@ def _shares(
                        markerfacecolor="none", color=style.colour, linestyle="none", markersize=7,
                        markeredgewidth=0.7, transform=moved, zorder=3)  # fmt: skip
             notes.add("Arrows down from small hollow marks: none of the trials, drawn at the exact 95% upper bound.")
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     panel.set_yscale("log")
     panel.set_ylim(max(0.01, least / 3), 130)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

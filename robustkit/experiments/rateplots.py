@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Channels that the total rate is drawn at, at the most, beside the clean level.
 _PANELS = 7
+_OTHERS = "others"
 
 
 def rate_distortion(results: Results, measures: Sequence[Measure], *, width: Width = "page") -> Drawn | None:
@@ -92,8 +93,11 @@ def _rate_axis(panel: Axes, results: Results, found: Mapping[str, Sequence[str]]
     there = [means[entry] for entries in found.values() for entry in entries]
     panel.set_xlabel("rate, bpp")
     if not logarithmic(there):
+        margin = (max(there) - min(there)) * 0.06
+        panel.set_xlim(min(there) - margin, max(there) + margin)
         return
     panel.set_xscale("log")
+    panel.set_xlim(min(there) / 1.15, max(there) * 1.15)
     steps = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]
     ticks = [tick for tick in steps if min(there) / 1.15 <= tick <= max(there) * 1.15]
     panel.xaxis.set_major_locator(FixedLocator(ticks))
@@ -133,7 +137,7 @@ def total_rate(
         methods.setdefault(method(entry), []).append(entry)
     if len(methods) < 2 or len(results.entries) < 3:
         return []
-    for name, channels in results.families().items():
+    for name, channels in _ladders_and_others(results):
         shown = [CLEAN, *channels[:_PANELS]]
         with drawing.style():
             figure, axes = drawing.panels(len(shown), width)
@@ -150,13 +154,16 @@ def total_rate(
                     best += [(rung.bpp, rung.mean) for rung in rungs if math.isfinite(rung.mean)]
                 _staircase(panel, best, measure)
                 _rate_axis(panel, results, methods)
-                panel.set_title(channel if channel == CLEAN else drawing.plain(_short(channel)))
+                graded_alone = name != _OTHERS and channel != CLEAN
+                panel.set_title(drawing.plain(_short(channel) if graded_alone else _broken(channel)))
+                if not best:
+                    panel.text(0.5, 0.5, "nothing to draw", transform=panel.transAxes, ha="center", color="#777777")
             for panel in axes:
                 panel.set_ylabel(measure.label if panel in axes[:: 4 if width == "page" else 2] else "")
             _share_heights(axes)
             drawing.legend(figure, [handle(label, style) for label, style in styled.items()], width)
         caption = [
-            f"{measure.label} over the total rate, protection and containers included, by {name}.",
+            f"{measure.label} over the total rate, protection and containers included, by channel.",
             "Trials without an image are charged as a mid-grey image.",
             "Grey steps: the best there is up to a rate.",
             "Bars: 95% intervals of the mean, images as clusters.",
@@ -171,6 +178,19 @@ def total_rate(
     return made
 
 
+def _ladders_and_others(results: Results) -> list[tuple[str, list[str]]]:
+    """Channels of several severities, each a figure; and all others in one."""
+    families = results.families()
+    found = [(name, channels) for name, channels in families.items() if len(channels) > 1]
+    others = [channels[0] for channels in families.values() if len(channels) == 1]
+    return [*found, (_OTHERS, others)] if others else found
+
+
+def _broken(channel: str) -> str:
+    """In two lines, where it is long."""
+    return channel.replace("(", "\n(", 1) if len(channel) > 22 else channel
+
+
 def _short(channel: str) -> str:
     """``ber = 0.001`` of ``bsc(ber=0.001)``: the rest stands in the caption."""
     graded_by = graded(channel)
@@ -179,11 +199,14 @@ def _short(channel: str) -> str:
 
 
 def _share_heights(axes: Sequence[Axes]) -> None:
-    """One scale for all panels."""
-    low = min(panel.get_ylim()[0] for panel in axes)
-    high = max(panel.get_ylim()[1] for panel in axes)
+    """One scale for all panels that show something."""
+    drawn = [panel for panel in axes if panel.lines]
+    if not drawn:
+        return
+    low = min(panel.get_ylim()[0] for panel in drawn)
+    high = max(panel.get_ylim()[1] for panel in drawn)
     for panel in axes:
-        panel.set_ylim(low, high)
+        panel.set_ylim(low - (high - low) * 0.06, high + (high - low) * 0.06)
 
 
 def _staircase(panel: Axes, points: Sequence[tuple[float, float]], measure: Measure) -> None:
@@ -196,7 +219,7 @@ def _staircase(panel: Axes, points: Sequence[tuple[float, float]], measure: Meas
     if steps:
         x = [*(bpp for bpp, _ in steps), max(bpp for bpp, _ in points)]
         y = [*(quality for _, quality in steps), steps[-1][1]]
-        panel.step(x, y, where="post", color="#CCCCCC", linewidth=4, zorder=1, solid_capstyle="butt")
+        panel.step(x, y, where="post", color="#D5D5D5", linewidth=3.5, zorder=1, solid_capstyle="butt")
 
 
 def best_at_each(

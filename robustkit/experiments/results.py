@@ -97,6 +97,8 @@ class Point:
     has_image: npt.NDArray[np.bool_] = field(repr=False)
     bpp: Floats = field(repr=False)
     metrics: Mapping[str, Floats] = field(repr=False)
+    #: What was computed of these trials already: bootstraps take their time, and every figure asks again.
+    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def by_image(self, values: npt.ArrayLike, where: npt.NDArray[np.bool_] | None = None) -> dict[str, Floats]:
         """``values``, one a row, grouped by image; only the rows ``where`` says so."""
@@ -174,7 +176,7 @@ class Results:
     def channels(self) -> list[str]:
         """All channels but the clean one, by family and severity."""
         found = {
-            point.channel: (family(point.channel), point.severity)
+            point.channel: (_natural(family(point.channel)), point.severity)
             for point in self.points.values()
             if point.channel != CLEAN
         }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.experiments import intervals, text
+from robustkit.experiments.drawing import slug
 from robustkit.experiments.intervals import Summary
 from robustkit.experiments.rates import TOLERANCE, rates
 from robustkit.experiments.results import CLEAN, Measure, Point, Results
@@ -28,7 +29,10 @@ def all_of(
 ) -> list[Table]:
     """Every table of an experiment that has something in it."""
     made = [
-        published_layout(results, measures, tolerance=tolerance),
+        *(
+            published_layout(results, measures, channels=channels, name=name, tolerance=tolerance)
+            for name, channels in _layouts(results)
+        ),
         *(conventions(results, measure, tolerance=tolerance) for measure in measures),
         rate_table(results, tolerance=tolerance),
     ]
@@ -37,11 +41,23 @@ def all_of(
     return [table for table in made if table.rows]
 
 
+def _layouts(results: Results) -> list[tuple[str, list[str]]]:
+    """The channels of each table in the published layout: BER 1e-4 and 1e-3 as published, and each other ladder."""
+    found = []
+    for ladder, channels in results.families().items():
+        published = [channel for channel in channels if results.severity(channel) in (1e-4, 1e-3)]
+        if ladder in ("bsc", "published-bsc") and len(published) == 2:
+            found.append(("published-layout" if ladder == "bsc" else f"published-layout-{slug(ladder)}", published))
+        found.append((f"layout-{slug(ladder)}", channels))
+    return found
+
+
 def published_layout(
     results: Results,
     measures: Sequence[Measure],
     *,
     channels: Sequence[str] = (),
+    name: str = "published-layout",
     tolerance: float = TOLERANCE,
 ) -> Table:
     """A row a codec, a group of columns a channel: each metric, FID where there is one, and per cent without an image.
@@ -49,6 +65,7 @@ def published_layout(
     Args:
         measures: of single images.
         channels: by default all; the published tables have BER 1e-4 and 1e-3.
+        name: of the table's files.
         tolerance: of a matched comparison.
     """
     wanted = list(channels) or results.channels
@@ -72,17 +89,17 @@ def published_layout(
                 summary = intervals.left_out(point, measure)
                 line.append(text.spread(summary, measure))
                 figure |= {f"{measure.name}_mean": summary.mean, f"{measure.name}_sd": summary.sd}
-            for name in sets:
-                values = np.array(results.sets.get((entry, channel, name), ()))
+            for metric in sets:
+                values = np.array(results.sets.get((entry, channel, metric), ()))
                 mean, sd = set_summary(values)
                 line.append(text.number(mean, 2) + (f" ± {text.number(sd, 2)}" if not math.isnan(sd) else ""))
-                figure |= {f"{name}_mean": mean, f"{name}_sd": sd, f"{name}_trials": len(values)}
+                figure |= {f"{metric}_mean": mean, f"{metric}_sd": sd, f"{metric}_trials": len(values)}
             share = intervals.corrupted(point)
             line.append(text.short(share))
             figures.append({**figure, "no_image": share.events, "trials": share.trials})
         lines.append(line)
     return Table(
-        "published-layout",
+        name,
         "Quality and the share of trials without an image, by codec and channel.",
         heads,
         lines,
