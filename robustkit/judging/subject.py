@@ -20,6 +20,7 @@ from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Decoded, Limits, WorkerError
 from robustkit.judging import beforehand
 from robustkit.judging.effort import EFFORTS, Effort, Sizes
+from robustkit.judging.once import Once
 from robustkit.judging.opinion import HERE, Opinions, elsewhere, sampled
 from robustkit.judging.trial import Clean, Trial
 from robustkit.judging.waivers import Waiver, declared
@@ -75,6 +76,7 @@ class Subject:
         directory: where streams are kept.
         profile: promises that take the place of the codec's own.
         metric: of quality; by default the profile's, or "psnr".
+        more_metrics: others that are measured beside it.
         trials: trials for each image and severity; by default as many as ``effort`` has over all images.
         effort: what is spent on trials and searches.
         search_seed: of the searches; the same seed tries the same streams.
@@ -82,6 +84,7 @@ class Subject:
         workers: processes that decode.
         seed: of the trials.
         progress: called with a line of text now and then.
+        second_opinion: whether a second process is asked of what trials decode to; if not, of crashes alone.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Subject:
         directory: Path,
         profile: Profile | None = None,
         metric: str | None = None,
+        more_metrics: Sequence[str] = (),
         trials: int | None = None,
         effort: Effort = EFFORTS["quick"],
         search_seed: int | str = 0,
@@ -99,6 +103,7 @@ class Subject:
         workers: int = 1,
         seed: int = 0,
         progress: Callable[[str], None] = quiet,
+        second_opinion: bool = True,
     ) -> None:
         self.spec = spec
         self.images = dict(images)
@@ -111,6 +116,9 @@ class Subject:
         self.progress = progress
         self._given_profile = profile
         self._given_metric = metric
+        self._more_metrics = tuple(more_metrics)
+        self._second_opinion = second_opinion
+        self._streams: dict[str, bytes] = {}
         self._worker_count = workers
         self._trials: dict[Channel, list[Trial]] = {}
         self._processes: list[CodecWorkers] = []
@@ -176,6 +184,24 @@ class Subject:
         """Who decodes damaged streams."""
         return Opinions(self.workers, lambda: self.elsewhere, self.work, self.limits.seconds)
 
+    @cached_property
+    def once(self) -> Once:
+        """Who decodes the streams of trials where no second process is asked of images."""
+        return Once(self.workers)
+
+    def take(self, images: Mapping[str, Image], streams: Mapping[str, bytes] | None = None) -> None:
+        """Go over to other images, with the same processes; what was measured on the former is forgotten.
+
+        Args:
+            images: as the constructor takes them.
+            streams: clean streams of theirs that are known; these images are not encoded again.
+        """
+        self.images = dict(images)
+        self._streams = dict(streams or {})
+        self._trials.clear()
+        for measured in ("_clean", "small", "crops", "decode_seconds", "sizes"):
+            self.__dict__.pop(measured, None)
+
     def fresh_workers(
         self,
         *,
@@ -235,17 +261,22 @@ class Subject:
             return self._given_metric
         return self.profile.metric if self.profile is not None else "psnr"
 
-    def drop(self, clean: float, damaged: float) -> float:
-        """Quality lost, positive where ``damaged`` is the worse."""
-        return clean - damaged if quality.METRICS[self.metric].higher_is_better else damaged - clean
+    @property
+    def metrics(self) -> list[str]:
+        """All that are measured, :attr:`metric` first."""
+        return list(dict.fromkeys([self.metric, *self._more_metrics]))
+
+    def drop(self, clean: float, damaged: float, metric: str | None = None) -> float:
+        """Quality lost in ``metric``, by default :attr:`metric`; positive where ``damaged`` is the worse."""
+        return clean - damaged if quality.METRICS[metric or self.metric].higher_is_better else damaged - clean
 
     def _measured(self, original: Image, decoded: Decoded) -> dict[str, float]:
         if decoded.image is None:
             return {}
-        return {self.metric: quality.measure(self.metric, original, decoded.image)}
+        return {metric: quality.measure(metric, original, decoded.image) for metric in self.metrics}
 
     def check_metric(self) -> None:
-        """Find out, before anything is decoded, whether the metric can measure every image.
+        """Find out, before anything is decoded, whether the metrics can measure every image.
 
         Raises:
             UnknownMetric: there is no such metric.
@@ -253,7 +284,8 @@ class Subject:
             ValueError: it can't take images of this size.
         """
         for original in self.images.values():
-            quality.check(self.metric, original)
+            for metric in self.metrics:
+                quality.check(metric, original)
 
     def round_trip(self, image: str, original: Image, *, measure: bool = True) -> Clean:
         """Encode and decode one image.
@@ -267,7 +299,7 @@ class Subject:
             CleanRoundTripFailed: one of the two did not work, by the codec's own doing. What else goes wrong is not.
         """
         try:
-            bitstream = self.workers.encode(original)
+            bitstream = self._streams[image] if image in self._streams else self.workers.encode(original)
         except EncodeError as error:
             raise CleanRoundTripFailed(f"{image}: the codec refuses the image: {error}", refused=True) from error
         except WorkerError as error:
@@ -437,7 +469,9 @@ class Subject:
 
     def _judged(self, job: Job, clean: Clean, pattern: ErrorPattern, decoded: Decoded) -> Trial:
         """The trial that ``decoded`` makes, measured where there is an image."""
-        metrics = self._measured(clean.original, decoded)
+        outcome = clean.judge(decoded)
+        # The pixels of the clean decode have its quality.
+        metrics = dict(clean.metrics) if outcome is Outcome.INTACT else self._measured(clean.original, decoded)
         return Trial(
             self.own_name,
             job.image,
@@ -445,12 +479,14 @@ class Subject:
             job.number,
             self.seed,
             pattern,
-            clean.judge(decoded),
+            outcome,
             clean.bpp,
             decoded.seconds,
             metrics,
-            {name: self.drop(clean.metrics[name], value) for name, value in metrics.items()},
+            {name: self.drop(clean.metrics[name], value, name) for name, value in metrics.items()},
             decoded.message,
+            decoded.failure,
+            decoded.memory,
         )
 
     def decode(self, stream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
@@ -490,12 +526,15 @@ class Subject:
         for shape in sorted({clean.shape for clean, _ in damaged}):
             here = [i for i, (clean, _) in enumerate(damaged) if clean.shape == shape and results[i] is None]
             streams = [damaged[i][1].apply(damaged[i][0].bitstream) for i in here]
-            decoded_here = self.opinions.decode_many(
-                streams,
-                shape=shape,
-                sample=[chosen[i] for i in here],
-                known=[damaged[i][0].decoded.image for i in here],
-            )
+            if self._second_opinion:
+                decoded_here = self.opinions.decode_many(
+                    streams,
+                    shape=shape,
+                    sample=[chosen[i] for i in here],
+                    known=[damaged[i][0].decoded.image for i in here],
+                )
+            else:
+                decoded_here = self.once.decode_many(streams, shape=shape)
             for i, decoded in zip(here, decoded_here, strict=True):
                 results[i] = decoded
         return [r for r in results if r is not None]

@@ -9,7 +9,7 @@ from typing import Any
 from robustkit.channels import Channel
 from robustkit.codec import Image, Layout
 from robustkit.isolation import Decoded
-from robustkit.outcome import Outcome
+from robustkit.outcome import Failure, Outcome
 from robustkit.patterns import ErrorPattern
 
 
@@ -66,6 +66,8 @@ class Trial:
         metrics: quality against the original, by metric; empty without an image.
         drops: quality lost against the clean decode, by metric, positive where it got worse; empty without an image.
         message: what the worker said.
+        failure: which kind of failure this is, if it is one.
+        memory: bytes that the worker's process held for the decode, as :attr:`Decoded.memory`.
     """
 
     codec: str
@@ -80,6 +82,8 @@ class Trial:
     metrics: Mapping[str, float]
     drops: Mapping[str, float]
     message: str = ""
+    failure: Failure | None = None
+    memory: int = 0
 
     def drop(self, metric: str) -> float | None:
         """Quality lost in ``metric``; ``None`` without an image."""

@@ -1,0 +1,344 @@
+"""What an experiment's rows depend on, by content; and the experiment's own file, which says it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustkit import __version__, quality
+from robustkit.codec import EncodeError, Image
+from robustkit.errors import RobustkitError
+from robustkit.experiments import store
+from robustkit.experiments.pictures import Picture
+from robustkit.experiments.plan import Entry, Plan, PlanError
+from robustkit.isolation import CodecWorkers, Limits, WorkerError
+from robustkit.registry import CodecSpec, CodecUnavailable, DuplicateCodec, UnknownCodec, registry
+
+FILE = "experiment.json"
+VERSION = 1
+_NAMED = 4
+
+
+class ExperimentError(RobustkitError, ValueError):
+    """A folder that is no experiment, or another one; the message says what differs and the way out."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A codec in an experiment, as it was found on this machine.
+
+    Attributes:
+        entry: what was asked for.
+        skipped: why it can't run here; empty where it can, and then the rest is known.
+        name: the codec's own name, which seeds its trials.
+        digest: of ``parts``.
+        parts: what its rows depend on: settings, sources, versions, prior, device.
+        batched: whether it decodes several streams together.
+    """
+
+    entry: Entry
+    skipped: str = ""
+    name: str = ""
+    digest: str = ""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    batched: bool = False
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds that one image takes.
+
+    Attributes:
+        encode: to encode it.
+        decode: to decode its clean stream.
+        measure: to measure what was decoded, in all metrics.
+    """
+
+    encode: float
+    decode: float
+    measure: float
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a folder of rows is of.
+
+    Attributes:
+        plan: what is to run.
+        pictures: the images.
+        entries: the codecs, as they were found.
+        metrics: by name, what is said of each.
+        path: folders to import codecs from.
+    """
+
+    plan: Plan
+    pictures: tuple[Picture, ...]
+    entries: tuple[Resolved, ...]
+    metrics: Mapping[str, Mapping[str, Any]]
+    path: tuple[str, ...] = ()
+
+    @property
+    def running(self) -> list[Resolved]:
+        """Those codecs that can run here."""
+        return [found for found in self.entries if not found.skipped]
+
+    def entry(self, label: str) -> Resolved:
+        """The codec of that label."""
+        return next(found for found in self.entries if found.entry.label == label)
+
+    def picture(self, name: str) -> Picture:
+        """The image of that name."""
+        return next(picture for picture in self.pictures if picture.name == name)
+
+    def write(self, folder: Path) -> None:
+        """Put the experiment's file into ``folder``.
+
+        Raises:
+            RowsError: it can't be written.
+        """
+        found = {
+            "experiment": VERSION,
+            "plan": self.plan.to_json(),
+            "pictures": [picture._asdict() for picture in self.pictures],
+            "entries": [asdict(found) | {"entry": asdict(found.entry)} for found in self.entries],
+            "metrics": self.metrics,
+            "path": self.path,
+        }
+        text = json.dumps(found, indent=1, default=os.fspath)
+        store.write_bytes(folder / FILE, text.encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Experiment:
+        """The experiment of ``folder``.
+
+        Raises:
+            ExperimentError: it has none, or one of another version of robustkit.
+        """
+        path = folder / FILE
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["experiment"] != VERSION:
+                raise ExperimentError(f"{path} is of another version of robustkit: give --out another folder")
+            return cls(
+                Plan.from_json(found["plan"]),
+                tuple(Picture(**picture) for picture in found["pictures"]),
+                tuple(Resolved(**{**each, "entry": Entry(**each["entry"])}) for each in found["entries"]),
+                found["metrics"],
+                tuple(found["path"]),
+            )
+        except FileNotFoundError as error:
+            raise ExperimentError(f"{folder} is no experiment: it has no {FILE}") from error
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            if isinstance(error, ExperimentError):
+                raise
+            raise ExperimentError(f"{path} can't be read: {error}") from error
+
+    def common(self) -> dict[str, Any]:
+        """What all rows depend on, beside their codec."""
+        found: dict[str, Any] = {
+            "images": {picture.name: picture.digest for picture in self.pictures},
+            "metrics": self.metrics,
+            "seed": self.plan.seed,
+            "time limit": self.plan.time_limit,
+            "version of robustkit": __version__,
+        }
+        if published := [text for text in self.plan.channels if text.startswith("published-")]:
+            found["published run"] = {
+                "channels": published,
+                "trials": self.plan.trials,
+                "order of images": [picture.name for picture in self.pictures],
+            }
+        read: dict[str, Any] = json.loads(json.dumps(found))
+        return read
+
+    def follow(self, former: Experiment) -> Experiment:
+        """This experiment as a later run of ``former`` in the same folder: codecs and channels of both.
+
+        Raises:
+            ExperimentError: rows of the two can't stand beside one another; the message names what differs.
+        """
+        ours, theirs = self.common(), former.common()
+        differing = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+        if "images" in differing:
+            differing[differing.index("images")] = _images(ours["images"], theirs["images"])
+        known = {found.entry.label: found for found in former.running}
+        for found in self.running:
+            before = known.get(found.entry.label)
+            if before is not None and before.digest != found.digest:
+                parts = [key for key in found.parts if found.parts[key] != before.parts.get(key)]
+                differing.append(f"{found.entry.label}: {', '.join(parts) or 'its parts'}")
+        if differing:
+            raise ExperimentError(
+                f"the folder has rows of another experiment; other {'; '.join(differing)}. Give --out another folder, "
+                "or remove this one"
+            )
+        labels = {found.entry.label for found in self.entries}
+        entries = (*(found for found in former.entries if found.entry.label not in labels), *self.entries)
+        channels = tuple(dict.fromkeys([*former.plan.channels, *self.plan.channels]))
+        plan = replace(
+            self.plan,
+            entries=tuple(found.entry for found in entries),
+            channels=channels,
+            trials=max(self.plan.trials, former.plan.trials),
+            max_trials=max(self.plan.max_trials, former.plan.max_trials),
+        )
+        return replace(self, plan=plan, entries=entries)
+
+
+def _images(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    names = sorted(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"images ({', '.join(names[:_NAMED])}{more})"
+
+
+def spec_of(entry: Entry) -> CodecSpec:
+    """The codec of an entry, not loaded.
+
+    Raises:
+        PlanError: there is no such codec.
+    """
+    try:
+        return registry.get(entry.codec).spec(**entry.settings)
+    except (UnknownCodec, DuplicateCodec) as error:
+        raise PlanError(str(error.args[0])) from error
+
+
+def facts_of(metric: str, image: Image) -> dict[str, Any]:
+    """What is stored of a metric beside its values.
+
+    Raises:
+        UnknownMetric, MetricUnavailable: as :data:`robustkit.quality.METRICS`.
+        ValueError: it can't measure images of this size.
+    """
+    quality.check(metric, image)
+    known = quality.METRICS[metric]
+    package = getattr(known, "package", None) or "pyiqa"
+    return {
+        "package": package,
+        "version": _version(package),
+        "weights": getattr(known, "weights", None),
+        "higher_is_better": known.higher_is_better,
+        "unit": getattr(known, "unit", ""),
+    }
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    if package == "robustkit":
+        return __version__
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def examine(
+    plan: Plan,
+    pictures: Sequence[Picture],
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    timed: bool = False,
+) -> tuple[Experiment, dict[str, Speed]]:
+    """Find out what can run here, and what its rows depend on.
+
+    Args:
+        plan: what is to run.
+        pictures: its images.
+        tell: called with a line now and then.
+        timed: whether to time each codec on the first image.
+
+    Returns:
+        The experiment, and by label the time that each codec takes.
+
+    Raises:
+        PlanError: no such codec, or none that runs here.
+        UnknownMetric, MetricUnavailable: a metric is unknown or can't run here.
+        ValueError: a metric can't measure the smallest image.
+    """
+    specs = [spec_of(entry) for entry in plan.entries]
+    first = min(pictures, key=lambda picture: (min(picture.height, picture.width), picture.name)).load()
+    metrics = {metric: facts_of(metric, first) for metric in plan.metrics}
+    speeds: dict[str, Speed] = {}
+    entries = []
+    for entry, spec in zip(plan.entries, specs, strict=True):
+        tell(f"loading {entry.label}")
+        try:
+            with loaded(spec, plan.time_limit) as workers:
+                entries.append(_resolved(entry, workers))
+                if timed:
+                    tell(f"timing {entry.label}")
+                    speeds[entry.label] = _timed(workers, first, plan.metrics)
+        except (CodecUnavailable, WorkerError, EncodeError) as error:
+            entries.append(Resolved(entry, skipped=_short(entry, str(error))))
+    path = tuple(dict.fromkeys([os.getcwd(), *(folder for folder in sys.path if folder)]))
+    return Experiment(plan, tuple(pictures), tuple(entries), metrics, path), speeds
+
+
+@contextlib.contextmanager
+def loaded(spec: CodecSpec, seconds: float) -> Iterator[CodecWorkers]:
+    """One process with the codec in it, gone at the end.
+
+    Raises:
+        CodecUnavailable: it can't be loaded.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="robustkit-") as directory,
+        CodecWorkers(spec, limits=Limits(seconds=seconds), directory=directory) as workers,
+    ):
+        yield workers
+
+
+def parts_of(workers: CodecWorkers, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a codec's rows depend on, in JSON's own types.
+
+    Raises:
+        WorkerError: its ``describe`` failed.
+    """
+    found = {
+        "name": workers.attributes.name,
+        "settings": dict(settings),
+        "sources": workers.attributes.sources,
+        "device": workers.attributes.device,
+        **{f"description: {key}": value for key, value in sorted(workers.describe().items())},
+    }
+    read: dict[str, Any] = json.loads(json.dumps(found, default=os.fspath))
+    return read
+
+
+def digest_of(parts: Mapping[str, Any]) -> str:
+    """SHA-256 of what a codec's rows depend on, in hexadecimal."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _resolved(entry: Entry, workers: CodecWorkers) -> Resolved:
+    parts = parts_of(workers, entry.settings)
+    return Resolved(entry, "", workers.attributes.name, digest_of(parts), parts, workers.batched)
+
+
+def _timed(workers: CodecWorkers, image: Image, metrics: Sequence[str]) -> Speed:
+    began = time.monotonic()
+    stream = workers.encode(image)
+    encoded = time.monotonic() - began
+    shape = (image.shape[0], image.shape[1])
+    # The first decode warms up.
+    seconds = min(workers.decode(stream, shape=shape).seconds for _ in range(2))
+    began = time.monotonic()
+    for metric in metrics:
+        quality.measure(metric, image, np.roll(image, 1))
+    return Speed(encoded, seconds, time.monotonic() - began)
+
+
+def _short(entry: Entry, reason: str) -> str:
+    return reason.partition("\n")[0].removeprefix(f"codec {entry.codec!r} can't run here: ")
