@@ -55,7 +55,7 @@ def command(
     from robustkit.experiments.results import CLEAN
 
     try:
-        results = figures.read(directory)
+        results = figures.read(directory, note=lambda line: click.echo(line, err=True))
         wanted = [] if metric is None else [metric]
         measure = figures.measures_of(results, figures.Wish(metrics=wanted))[0]
         choices = []

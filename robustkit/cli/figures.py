@@ -85,7 +85,7 @@ def command(ctx: click.Context, /, directory: Path, out: Path | None, **options:
     wish = figures.Wish(formats=formats, beside=(which or "") if compare else None, **options)
     folder = out if out is not None else directory / "figures"
     try:
-        results = figures.read(directory, wish.entries)
+        results = figures.read(directory, wish.entries, note=lambda line: click.echo(line, err=True))
         with shared.progress("drawing") as tell:
             drawn, tables = figures.draw(results, wish, directory)
             about = drawing.about(results, ctx.meta["robustkit.command"])

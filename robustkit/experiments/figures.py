@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robustkit.experiments import drawing, envelope, grids, ladder, lines, published, rateplots, store, tables
+from robustkit.experiments import drawing, envelope, grey, grids, ladder, lines, published, rateplots, store, tables
 from robustkit.experiments.drawing import FORMATS, About, Drawn, Width
 from robustkit.experiments.lines import Convention
 from robustkit.experiments.rates import TOLERANCE
@@ -50,14 +50,23 @@ class Wish:
     images: Sequence[str] = field(default=())
 
 
-def read(directory: Path, entries: Sequence[str] = ()) -> Results:
-    """The rows of an experiment's folder, and its metrics of sets if it has any.
+def read(directory: Path, entries: Sequence[str] = (), *, note: Callable[[str], None] = lambda _: None) -> Results:
+    """The rows of an experiment's folder, its metrics of sets if it has any, and what mid-grey images score.
+
+    Args:
+        entries: which, in which order.
+        note: called with a sentence for what can't be charged.
 
     Raises:
         RowsError: the folder can't be read, or has no rows.
         ResultsError: its rows are no experiment's.
     """
-    return Results(store.read(directory), entries=entries, sets=read_sets(directory / SETS))
+    found = Results(store.read(directory), entries=entries, sets=read_sets(directory / SETS))
+    lost = [image for image in found.images if any(image in point.lost for point in found.points.values())]
+    found.grey, notes = grey.scores(directory, lost, found.measures)
+    for line in notes:
+        note(line)
+    return found
 
 
 def read_sets(path: Path) -> dict[tuple[str, str, str], list[float]]:

@@ -401,9 +401,10 @@ def _shares(
             moved = panel.transData + ScaledTranslation(sideways / 72, 0, panel.figure.dpi_scale_trans)
             panel.plot([places[step.channel]], [upper], marker=style.marker, markerfacecolor="white",
                        color=style.colour, linestyle="none", markersize=3, transform=moved, zorder=4)  # fmt: skip
-            panel.plot([places[step.channel]], [upper], marker=[(0, 0), (0, -2), (-0.5, -1.4), (0, -2), (0.5, -1.4)],
-                       markerfacecolor="none", color=style.colour, linestyle="none", markersize=7,
-                       markeredgewidth=0.7, transform=moved, zorder=3)  # fmt: skip
+            for part, size, down in (("|", 5.0, 3.5), ("v", 2.4, 6.5)):
+                lower = moved + ScaledTranslation(0, -down / 72, panel.figure.dpi_scale_trans)
+                panel.plot([places[step.channel]], [upper], marker=part, color=style.colour, linestyle="none",
+                           markersize=size, markeredgewidth=0.7, transform=lower, zorder=3)  # fmt: skip
             notes.add("Arrows down from small hollow marks: none of the trials, drawn at the exact 95% upper bound.")
     panel.set_yscale("log")
     panel.set_ylim(max(0.01, least / 3), 130)

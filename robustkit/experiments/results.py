@@ -100,6 +100,11 @@ class Point:
     #: What was computed of these trials already: bootstraps take their time, and every figure asks again.
     known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def lost(self) -> set[str]:
+        """Images of which a trial gave none."""
+        return {image for image, there in zip(self.images, self.has_image, strict=True) if not there}
+
     def by_image(self, values: npt.ArrayLike, where: npt.NDArray[np.bool_] | None = None) -> dict[str, Floats]:
         """``values``, one a row, grouped by image; only the rows ``where`` says so."""
         given = np.asarray(values, dtype=np.float64)
