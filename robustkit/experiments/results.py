@@ -287,7 +287,10 @@ def _measures(table: pa.Table) -> dict[str, Measure]:
     found = {}
     for field_ in table.schema:
         name = field_.name
-        if not pa.types.is_floating(field_.type) or name in _NO_METRIC or table.column(name).null_count == len(table):
+        if not pa.types.is_floating(field_.type) or name in _NO_METRIC:
+            continue
+        # Where no trial gave an image, a metric that was asked for is still one.
+        if name not in said and table.column(name).null_count == len(table):
             continue
         about = said.get(name, {})
         about = about if isinstance(about, dict) else {"said": about}
