@@ -30,6 +30,8 @@ Width = Literal["column", "page"]
 
 #: Inches, of a two-column page.
 WIDTHS: Mapping[str, float] = {"column": 3.4, "page": 7.0}
+#: Inches of a panel's height for its title and its horizontal axis.
+_AROUND = 0.56
 FORMATS = ("png", "svg", "pdf")
 #: Okabe and Ito's colours (2008), which colour-blind readers tell apart, without the yellow that vanishes on white, and
 #: ordered so that neighbours differ in grey too.
@@ -155,18 +157,19 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
     }
 
 
-def panels(count: int, width: Width, *, tall: float = 0.8) -> tuple[Figure, list[Axes]]:
+def panels(count: int, width: Width, *, tall: float = 0.62) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels: four a row across a page, two across a column.
 
     Args:
-        tall: a panel's height in units of its width.
+        tall: a panel's height in units of its width, title and axis not counted.
     """
     from matplotlib.figure import Figure
 
     across = min(count, 4 if width == "page" else 2)
     down = -(-count // across)
-    one = WIDTHS[width] / max(across, 2 if width == "page" else 1)
-    figure = Figure(figsize=(WIDTHS[width], max(1.5, down * one * tall) + 0.5), layout="constrained")
+    # Few panels are not as large as they could be.
+    one = WIDTHS[width] / max(across, 3 if width == "page" else 2)
+    figure = Figure(figsize=(WIDTHS[width], down * (one * tall + _AROUND)), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     flat = [axes for row in grid for axes in row]
     for spare in flat[count:]:
@@ -177,15 +180,16 @@ def panels(count: int, width: Width, *, tall: float = 0.8) -> tuple[Figure, list
 def legend(figure: Figure, handles: Sequence[Any], width: Width) -> None:
     """One legend above all panels, where it covers nothing."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    room = max(1, int(WIDTHS[width] / (0.45 + 0.068 * longest)))
+    room = max(1, int(WIDTHS[width] / (0.42 + 0.062 * longest)))
     rows = -(-len(handles) // room)
+    figure.set_figheight(figure.get_figheight() + 0.16 * rows + 0.06)
     figure.legend(
         handles=list(handles),
         loc="outside upper center",
         ncols=max(1, -(-len(handles) // max(1, rows))),
         frameon=False,
-        handlelength=3,
-        columnspacing=1.2,
+        handlelength=2.6,
+        columnspacing=1.0,
         handletextpad=0.5,
     )
 

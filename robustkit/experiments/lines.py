@@ -69,7 +69,7 @@ def against_damage(
     for name, channels in results.families().items():
         if len(channels) < 2:
             continue
-        steps = [Step(CLEAN, None, "clean"), *(Step(channel, results.severity(channel)) for channel in channels)]
+        steps = [clean_step(channels), *(Step(channel, results.severity(channel)) for channel in channels)]
         for label, entries in _parted(results, tolerance):
             made.append(
                 against(
@@ -87,6 +87,11 @@ def against_damage(
                 )
             )
     return made
+
+
+def clean_step(channels: Sequence[str]) -> Step:
+    """The undamaged level of a ladder: where bit errors are counted it has a number."""
+    return Step(CLEAN, None, "0" if graded(channels[0]) == "ber" else "clean")
 
 
 def burst_sensitivity(
@@ -197,7 +202,8 @@ def against(
         *sorted(notes),
     ]
     if steps[0].at is None:
-        caption.insert(1, f"Left of the break: {steps[0].label.replace(chr(10), ' ')}.")
+        apart = "no damage" if steps[0].channel == CLEAN else steps[0].label.replace("\n", " ")
+        caption.insert(1, f"Left of the break: {apart}.")
     return Drawn(name, figure, rows, " ".join(caption))
 
 
@@ -374,7 +380,7 @@ def _shares(
     notes: set[str],
 ) -> None:
     """Per cent without an image on a log axis; an arrow down from its upper bound where none was seen."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
     from matplotlib.transforms import ScaledTranslation
 
     least = 100.0
@@ -387,6 +393,9 @@ def _shares(
             share = intervals.corrupted(point)
             rows.append({**row_of(point), "quantity": "no image", "events": share.events, "mean": share.share,
                          "low": share.bound.low, "high": share.bound.high})  # fmt: skip
+            if share.none and step.channel == CLEAN:
+                # Clean decodes are few, so their bound says little.
+                continue
             if share.none:
                 bounds.append((step, 100 * share.bound.high))
                 least = min(least, 100 * share.bound.high)
@@ -407,9 +416,9 @@ def _shares(
                            markersize=size, markeredgewidth=0.7, transform=lower, zorder=3)  # fmt: skip
             notes.add("Arrows down from small hollow marks: none of the trials, drawn at the exact 95% upper bound.")
     panel.set_yscale("log")
+    panel.yaxis.set_minor_locator(NullLocator())
     panel.set_ylim(max(0.01, least / 3), 130)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _published(

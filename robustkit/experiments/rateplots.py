@@ -10,7 +10,7 @@ from robustkit.experiments import drawing, envelope, ladder
 from robustkit.experiments.drawing import Drawn, Style, Width
 from robustkit.experiments.envelope import Choice
 from robustkit.experiments.ladder import Rung
-from robustkit.experiments.lines import AXES, Step, handle, horizontal, logarithmic, places_of
+from robustkit.experiments.lines import AXES, Step, clean_step, handle, horizontal, logarithmic, places_of
 from robustkit.experiments.rates import TOLERANCE, rates
 from robustkit.experiments.results import CLEAN, Measure, Results, graded, method
 
@@ -271,7 +271,7 @@ def _envelope(
     measure: Measure,
     width: Width,
 ) -> Drawn:
-    steps = [Step(CLEAN, None, "clean"), *(Step(channel, results.severity(channel)) for channel in channels)]
+    steps = [clean_step(channels), *(Step(channel, results.severity(channel)) for channel in channels)]
     places = places_of(steps)
     with drawing.style():
         figure, axes = drawing.panels(len(budgets), width)
