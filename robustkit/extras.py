@@ -17,7 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "jpeg-xl": ("pillow_jxl",),
     "metrics": ("pyiqa", "torchmetrics", "torch_fidelity"),
     "images": ("pooch",),
-    "experiments": ("pyarrow", "dask", "distributed", "matplotlib"),
+    "experiments": ("pyarrow", "dask", "distributed", "matplotlib", "bjontegaard"),
 }
 #: By module or package of codecs, the extra that brings all they need, of those that bring one of it.
 _OF_CODECS: Mapping[str, str] = {

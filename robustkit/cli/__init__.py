@@ -13,11 +13,13 @@ import click
 
 from robustkit.cli import (
     calibrate,
+    choose,
     codecs,
     corrupt,
     decode,
     encode,
     export,
+    figures,
     match_rate,
     measure,
     merge,
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 for _room in (
-    *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export),
+    *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export, figures, choose),
     *(replay, statuses, calibrate),
 ):
     main.add_command(_room.command)
