@@ -251,10 +251,11 @@ class Burst(Channel):
 class Truncation(Channel):
     """The end of the stream is lost: from ``keep`` of the bytes to all but one arrive, drawn uniformly.
 
-    The cut is drawn, because one fixed cut would make all trials of an image the same.
+    The cut is drawn, because one fixed cut would make all trials of an image the same. So ``(1 + keep) / 2`` of the
+    bytes arrive on average, 75% with ``truncation(keep=0.5)``.
 
     Attributes:
-        keep: least share of the bytes that arrives, 0 to below 1; the smaller, the more damage.
+        keep: least share of the bytes that arrives, 0 to below 1, not the mean; the smaller, the more damage.
     """
 
     kind = "truncation"

@@ -28,7 +28,8 @@ class Promise:
     Attributes:
         channel: which; it may be given by its name, as ``robustkit.channels.parse`` reads it: ``"bsc(ber=1e-3)"``.
         mean_drop: largest mean loss of quality against the clean decode, in the metric's unit (dB).
-        p5_drop: largest loss at the 5th percentile of quality, that is, of the worst trial in twenty.
+        p5_drop: a loss that at most 5% of the trials exceed. What is computed is the share of trials beyond it, and a
+            bound on that share; a trial without an image is not counted here but in ``corrupted``.
         corrupted: largest share of trials that give no usable image, 0 to 1.
 
     Raises:

@@ -14,12 +14,13 @@ from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
 from robustkit.outcome import Outcome
 from robustkit.profile import Profile, Promise
+from robustkit.quality import METRICS
 from robustkit.statistics import Bound
 
 #: Share of trials that may lose more than a promise's ``p5_drop``.
 ONE_IN_TWENTY = 0.05
-#: By how much (dB, or the metric's unit) more damage may seem to help before it is called better.
-NOISE = 0.05
+#: By how much more damage may seem to help before it is called better: in dB, and on scales of 0 to 1.
+NOISE, UNIT_NOISE = 0.05, 0.002
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Assessment:
         quantity: "mean_drop", "p5_drop", "corrupted", "refused" or "gain".
         severity: the channel, two of them, or "all promises".
         bound: the estimate and its one-sided 95% bounds (of "p5_drop": of the share of trials beyond the limit).
-        limit: what was declared.
+        limit: what was declared, in the bound's unit: of "p5_drop" a share of trials, one in twenty.
         verdict: what the bound says of the limit; noted where there was nothing to measure.
         measured, declared: the same in words.
         trials: how many the bound is computed from.
@@ -66,6 +67,11 @@ class Assessment:
             "trials": float(self.trials),
             **self.more,
         }
+
+
+def noise(metric: str) -> float:
+    """Differences in ``metric`` up to this are noise: 0.05 dB, or 0.002 where the scale is not in decibels."""
+    return NOISE if METRICS[metric].unit == "dB" else UNIT_NOISE
 
 
 def judge(bound: Bound, declared: float, *, at_least: bool = False) -> Verdict:
@@ -174,14 +180,14 @@ def assess_quality(promise: Promise, trials: Sequence[Trial], metric: str) -> li
         "p5_drop",
         severity,
         share,
-        limit,
+        ONE_IN_TWENTY,
         judge(share, ONE_IN_TWENTY),
         f"p5 drop {drop:.2f}; {share.estimate:.1%} of trials beyond the limit (up to {share.high:.1%})",
         f"at most {limit:g} in 95% of trials",
         len(with_image),
         worst,
         beyond(limit),
-        {"p5_drop": drop},
+        {"p5_drop": drop, "p5_drop_declared": limit},
     )
     return [mean, tail]
 
@@ -242,13 +248,13 @@ def assess_monotone(trials: Mapping[Channel, Sequence[Trial]], images: Iterable[
             best = min(
                 (t for t in trials[channel] if t.drop(metric) is not None), key=lambda t: t.drops[metric], default=None
             )
-            gains = judge(bound, NOISE) is Verdict.BROKEN
+            gains = judge(bound, noise(metric)) is Verdict.BROKEN
             assessments.append(
                 Assessment(
                     "gain",
                     f"{less_name} -> {channel}",
                     bound,
-                    NOISE,
+                    noise(metric),
                     Verdict.BROKEN if gains else Verdict.KEPT,
                     f"gains {interval(bound)}",
                     "no gain beyond noise",

@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,10 @@ VERSION = 1
 CROP = 128
 #: The fixed damage: light, heavy, and one burst.
 CHANNELS = ("bsc(ber=0.001)", "bsc(ber=0.01)", "burst(length=32)")
+#: Damage that is tried where a photograph shows nothing under those, because the codec refuses all of it.
+MILDER = ("burst(length=1)", "burst(length=4)")
+#: How often each of them is drawn, so many at a time; a format with check sums lets one in hundreds through.
+_DRAWS, _CHUNK = 512, 64
 #: How much further than the repeats a decode may stray, and what it may stray in any case: another CPU of the same
 #: class rounds a pixel the other way here and there, while one wrong atom moves whole patches.
 FACTOR = 2.0
@@ -344,9 +349,15 @@ def record(path: Path, coder: Coder, photographs: Mapping[str, Image]) -> Manife
         for channel in CHANNELS:
             drawn = channels.parse(channel).draw(8 * len(bitstream), layout, codec=coder.codec, image=name, trial=0)
             patterns[channel] = drawn
-        streams = [pattern.apply(bitstream) for pattern in patterns.values()]
         shape = (original.shape[0], original.shape[1])
-        decoded = coder.decode(streams, shape=shape)
+        streams = [pattern.apply(bitstream) for pattern in patterns.values()]
+        decoded = list(coder.decode(streams, shape=shape))
+        if {d.judged(decoded[0].image) for d in decoded[1:]} <= {Outcome.REFUSED, Outcome.INTACT}:
+            found = _milder(name, bitstream, layout, decoded[0], shape, coder)
+            if found is not None:
+                patterns.update([found])
+                streams.append(found[1].apply(bitstream))
+                decoded += coder.decode(streams[-1:], shape=shape)
         for repeat in coder.repeats:
             for first, again in zip(decoded, repeat(streams, shape=shape), strict=True):
                 if first.image is None or again.image is None:
@@ -381,6 +392,22 @@ def record(path: Path, coder: Coder, photographs: Mapping[str, Image]) -> Manife
     manifest = Manifest(coder.codec, coder.device, dict(coder.settings), dict(coder.facts), tolerance, tuple(entries))
     _write(path, manifest, written)
     return manifest
+
+
+def _milder(
+    name: str, bitstream: bytes, layout: Layout, clean: Decoded, shape: tuple[int, int], coder: Coder
+) -> tuple[str, ErrorPattern] | None:
+    """The first of :data:`MILDER`'s damage that the codec makes another picture of, and its channel."""
+    for channel, first in product(MILDER, range(0, _DRAWS, _CHUNK)):
+        drawn = [
+            channels.parse(channel).draw(8 * len(bitstream), layout, codec=coder.codec, image=name, trial=number)
+            for number in range(first, first + _CHUNK)
+        ]
+        found = coder.decode([pattern.apply(bitstream) for pattern in drawn], shape=shape)
+        for pattern, decoded in zip(drawn, found, strict=True):
+            if decoded.judged(clean.image) is Outcome.DEGRADED:
+                return channel, pattern
+    return None
 
 
 def _write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:

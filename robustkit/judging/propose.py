@@ -69,7 +69,7 @@ def least_trials(images: int) -> int:
 
 def floor(metric: str) -> float:
     """No promise of a loss in ``metric`` is tighter: 0.05 dB, or 0.002 where the scale is not in decibels."""
-    return 0.05 if METRICS[metric].unit == "dB" else 0.002
+    return assess.noise(metric)
 
 
 def rounded_up(value: float) -> float:

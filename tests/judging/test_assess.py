@@ -105,7 +105,9 @@ def test_more_than_one_in_twenty_beyond_the_limit_breaks_the_tail(share, loses, 
     tail = assess_quality(PROMISE, run(lambda i, n: loses if n < 10 * share else 0.1), "psnr")[1]
     assert tail.bound.estimate == pytest.approx(share if loses > 2.0 else 0.0)
     assert tail.verdict is verdict
-    assert (tail.limit, tail.numbers["declared"]) == (2.0, 2.0)
+    # Shares of trials all of them, and what is in dB says so.
+    assert (tail.limit, tail.numbers["declared"]) == (0.05, 0.05)
+    assert tail.numbers["p5_drop_declared"] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -260,6 +262,18 @@ def test_a_twentieth_of_a_decibel_is_noise(gain, verdict):
     first, second = assess_monotone(trials, IMAGES, "psnr")
     assert (first.bound.estimate, first.verdict) == (pytest.approx(-1.0), Verdict.KEPT)
     assert (second.bound.estimate, second.verdict) == (pytest.approx(gain), verdict)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.001, Verdict.KEPT), (0.003, Verdict.BROKEN)])
+def test_on_a_scale_of_0_to_1_noise_is_smaller(gain, verdict):
+    """0.05 dB is little, and 0.05 of SSIM or LPIPS is more than most codecs lose."""
+
+    def seen(drop, channel):
+        return [replace(t, drops={"ssim": drop}) for t in run(lambda i, n: drop, channel=channel)]
+
+    mild, harsh = BSC(1e-3), BSC(1e-2)
+    _, second = assess_monotone({mild: seen(0.1, mild), harsh: seen(0.1 - gain, harsh)}, IMAGES, "ssim")
+    assert (second.verdict, second.limit) == (verdict, 0.002)
 
 
 def test_a_picture_better_than_the_clean_one_is_broken():

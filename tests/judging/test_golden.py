@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +160,39 @@ def test_a_refusal_is_recorded_and_compared(tmp_path):
     assert compare(tmp_path, refuse=[2]) == []
     found = compare(tmp_path)
     assert [m.what for m in found] == ["under bsc(ber=0.01) was refused, now an image"] * 2
+
+
+def test_where_all_damage_is_refused_milder_damage_shows_a_picture(tmp_path):
+    """A check sum lets little damage through: golden files that are refusals alone hold no decoder to anything."""
+
+    def decode(bitstreams, *, shape, gain=1):
+        found = []
+        for stream in bitstreams:
+            flips = min(np.unpackbits(np.frombuffer(stream, np.uint8) ^ p.ravel()).sum() for p in PHOTOGRAPHS.values())
+            image = np.frombuffer(stream, np.uint8).reshape(*shape, 3) // gain
+            found.append(Decoded(image, None) if flips < 2 else Decoded(None, Outcome.REFUSED))
+        return found
+
+    golden_files.record(tmp_path, replace(subject(), decode=decode), PHOTOGRAPHS)
+    manifest = golden_files.read(tmp_path)
+    for photograph in manifest.photographs:
+        assert [r.pattern for r in photograph.reconstructions] == ["clean", *golden_files.CHANNELS, "burst(length=1)"]
+        assert [r.outcome for r in photograph.reconstructions] == ["intact", *["refused"] * 3, "degraded"]
+    assert golden_files.compare(tmp_path, manifest, replace(subject(), decode=decode), PHOTOGRAPHS) == []
+    darker = replace(subject(), decode=partial(decode, gain=2))
+    found = golden_files.compare(tmp_path, manifest, darker, PHOTOGRAPHS)
+    assert [m.file for m in found if "burst" in m.file] == ["cat.burst-length-1.png", "dog.burst-length-1.png"]
+
+
+def test_where_nothing_but_refusals_is_found_they_stay(tmp_path):
+    good = {p.tobytes() for p in PHOTOGRAPHS.values()}
+
+    def decode(bitstreams, *, shape):
+        image = np.frombuffer(next(iter(good)), np.uint8).reshape(*shape, 3)
+        return [Decoded(image, None) if s in good else Decoded(None, Outcome.REFUSED) for s in bitstreams]
+
+    golden_files.record(tmp_path, replace(subject(), decode=decode), PHOTOGRAPHS)
+    assert {len(p.reconstructions) for p in golden_files.read(tmp_path).photographs} == {4}
 
 
 def test_a_new_refusal_is_seen(folder):
