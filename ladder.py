@@ -166,8 +166,8 @@ def table(results: Results, measures: Sequence[Measure], *, anchor: str | None =
         lines,
         figures,
         (
-            "Rate: below 0 the codec needs less. Quality: above 0 it is better, in the metric's unit, for metrics where "
-            "less is better, too. Akima interpolation over the logarithm of the rate; means over images, trials "
+            "Rate: below 0 the codec needs less. Quality: above 0 it is better, in the metric's unit, for metrics "
+            "where less is better, too. Akima interpolation over the logarithm of the rate; means over images, trials "
             f"without an image left out. {text.number(LEAST, 0)} rates of each are needed.",
         ),
     )

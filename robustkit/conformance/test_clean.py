@@ -8,7 +8,7 @@ import pytest
 from robustkit import EncodeError, ErrorPattern, Outcome, channels
 from robustkit.isolation import WorkerError
 from robustkit.judging.finding import Verdict
-from robustkit.judging.history import histories
+from robustkit.judging.history import bare_decodes, histories
 from robustkit.judging.large import misplaced
 from robustkit.judging.opinion import BATCH_TOLERANCE
 from robustkit.judging.subject import CleanRoundTripFailed, Subject
@@ -94,6 +94,26 @@ def test_decoding_is_deterministic(sound_codec: Subject, claim: Claim) -> None:
         return
     numbers = {"streams": float(found.streams), "decodes": float(found.decodes), "processes": 2.0}
     claim.kept(f"{found.streams} streams, {found.decodes} decodes, 2 processes", "the same pixels", numbers=numbers)
+
+
+@pytest.mark.robustkit_claim("decode.needs-only-the-stream")
+def test_decoding_needs_nothing_but_the_stream(sound_codec: Subject, claim: Claim) -> None:
+    """Catches a decoder that finds the picture in its encoder's memory or files, and not in the stream."""
+    found = bare_decodes(sound_codec)
+    if not found.streams:
+        pytest.skip(f"{sound_codec.name} encodes no image a second time")
+    if (different := found.different) is not None:
+        claim.broken(
+            f"{different.clean.image} decoded {different.said}",
+            "the same pixels",
+            last=claim.replay_clean(different.clean, different.pattern),
+        )
+        return
+    claim.kept(
+        f"{found.streams} streams, in a process that encoded nothing",
+        "the same pixels",
+        numbers={"streams": float(found.streams)},
+    )
 
 
 @pytest.mark.robustkit_claim("decode.batch-equals-single")

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.isolation import wire
-from robustkit.isolation.limits import Usage, cap_address_space, is_out_of_memory, peak_bytes, resident
+from robustkit.isolation.limits import Busy, Usage, cap_address_space, is_out_of_memory, peak_bytes, resident
 from robustkit.isolation.surroundings import Growth, Surroundings
 from robustkit.outcome import Outcome
 from robustkit.profile import Profile
@@ -115,7 +115,7 @@ class _Child:
             self._usage.begin()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), Busy()
             try:
                 value, buffers = self._operations[operation](request)
                 seconds = self._seconds or time.perf_counter() - started
@@ -131,6 +131,7 @@ class _Child:
                     failure = _failure(error.outcome, _text(error))
                 else:
                     failure = _failure(Outcome.RAISED, _describe(error))
+        spent = busy.seconds()
         self._seconds = 0.0
         largest, now = self._usage.end() if watched else (0, 0)
         memory = max(0, largest - self._resident)
@@ -149,6 +150,7 @@ class _Child:
             "lengths": wire.write(self._file, buffers),
             "failure": failure,
             "seconds": seconds,
+            "processor": spent,
             "memory": memory,
             "warnings": _warnings(caught),
             "spoilt": spoilt,

@@ -31,6 +31,9 @@ class Decoded:
         stream: where the bitstream is kept on disk, after a failure.
         memory: bytes that the worker's process held on top of what it held once its codec was loaded, at the largest
             seen during this decode; 0 where that is not known. A batch's is that of the whole batch.
+        processor: seconds that this kept processors busy: the worker's own thread, or an even share of the cores where
+            many worked, and what it started and waited for. Unlike ``seconds``, about the same on a busy machine. 0
+            where that is not known; a batch's is shared out evenly.
         after: where the process died, what it had decoded before, at most 8 streams, the last one last: each as 16
             hexadecimal digits of its SHA-256. A crash may be of their making.
     """
@@ -43,6 +46,7 @@ class Decoded:
     stream: Path | None = None
     memory: int = 0
     after: tuple[str, ...] = ()
+    processor: float = 0.0
 
     @property
     def failure(self) -> Failure | None:

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,27 @@ class Usage:
             self._now = found.get(b"VmRSS", 0)
             return found.get(b"VmHWM", 0), self._now
         return self._now, self._now
+
+
+class Busy:
+    """How long a stretch of work would take with all cores to itself, whatever else they have to do.
+
+    It begins when this is made, in the thread that works.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def seconds(self) -> float:
+        """What this thread has spent, or an even share of what all threads have; and what was started and has ended."""
+        thread, process, ended = (now - then for now, then in zip(self._now(), self._before, strict=True))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(0.0, thread, process / max(1, cores)) + max(0.0, ended)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.thread_time(), time.process_time(), ended.ru_utime + ended.ru_stime
 
 
 def _own_status() -> dict[bytes, int]:

@@ -13,16 +13,18 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from robustkit.codec import Image
 from robustkit.isolation import tree, wire
+from robustkit.isolation.answer import Answer, NotLoaded, alike, parse, says_machine, tells_of_a_codec
 from robustkit.isolation.child import LOST_CONNECTION
 from robustkit.isolation.limits import Limits, kernel_kills, resident, says_out_of_memory
 from robustkit.isolation.start import INSIDE, WorkerError, order, start, variables
+from robustkit.isolation.streams import Desk
 from robustkit.outcome import Outcome
-from robustkit.registry import CodecSpec, CodecUnavailable
+from robustkit.registry import CodecSpec
 
 _TICK = 0.02
 _TAIL = 4000
@@ -48,33 +50,20 @@ class WorkerDied(Exception):
         self.memory = memory
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the worker says to one request.
-
-    ``failure`` is (outcome, message), or ``None`` where ``value`` holds; ``memory`` as in ``Decoded``.
-    """
-
-    value: Any
-    lengths: list[int]
-    failure: tuple[Outcome, str] | None
-    seconds: float
-    warnings: tuple[str, ...]
-    spoilt: str | None
-    memory: int = 0
-
-
 class Worker:
     """A place for one process at a time. Not thread-safe: whoever borrows it has it alone.
 
     Args:
         spec: the codec; its settings must be JSON (and paths).
         limits: time and memory.
+        desk: its folder, for temporary files too.
         environment: variables for the process on top of this one's, of which it does not get the secrets.
         directory: where it works; here if not given.
 
     Attributes:
         replaced: why a process was replaced though it had answered all that it was asked, and how often.
+        processor: seconds of all answers so far, as ``Decoded.processor``.
+        has_loaded: whether a process has loaded the codec, this one or another.
         suspects: for each of these reasons the streams that the first such process had decoded before, the last ones.
     """
 
@@ -82,11 +71,14 @@ class Worker:
         self,
         spec: CodecSpec,
         limits: Limits,
+        desk: Desk,
         *,
         environment: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
     ) -> None:
         self.replaced: Counter[str] = Counter()
+        self.processor = 0.0
+        self.has_loaded = False
         self.suspects: dict[str, tuple[bytes, ...]] = {}
         if INSIDE in os.environ:
             raise WorkerError(
@@ -94,8 +86,12 @@ class Worker:
             )
         self._limits = limits
         self._python = spec.python
+        self.desk = desk
         self._environment = variables(
-            environment or {}, seconds=limits.seconds, inherits_python=self._python is None, source=os.environ
+            {"TMPDIR": str(desk.temporary), **(environment or {})},
+            seconds=limits.seconds,
+            inherits_python=self._python is None,
+            source=os.environ,
         )
         self._order = order(spec, limits.memory)
         self._name = spec.name
@@ -106,7 +102,11 @@ class Worker:
         self._before: tuple[bytes, ...] = ()
         self._random = random.Random(os.urandom(32))
         _mind_children()
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            desk.remove()
+            raise
 
     @property
     def pid(self) -> int | None:
@@ -118,7 +118,7 @@ class Worker:
 
         Raises:
             CodecUnavailable: it could not load it; the message says why.
-            WorkerError: closed.
+            WorkerError: closed; or the codec, loaded before, fails in the same way in two more processes.
         """
         self._clear()
         if self._closed:
@@ -126,23 +126,50 @@ class Worker:
         if self._process is None:
             self._start()
         if self._loaded is None:
-            try:
-                answer = self._answer(self._limits.start_seconds, watch=False)
-            except WorkerDied as death:
-                raise CodecUnavailable(f"codec {self._name!r} can't be loaded in a worker: {death.message}") from None
-            if answer.failure is None and not _tells_of_a_codec(answer.value):
-                self.kill()
-                raise CodecUnavailable(f"codec {self._name!r} can't be loaded: it wrote its worker's answer")
-            if answer.failure is not None:
-                self.kill()
-                outcome, message = answer.failure
-                if outcome is not Outcome.REFUSED:
-                    message = f"codec {self._name!r} can't be loaded: {message}"
-                raise CodecUnavailable(message)
-            self._loaded = answer.value
+            self._loaded = self._load()
+            self.has_loaded = True
             self._held = self._hold()
             self._tail = b""
         return self._loaded
+
+    def _load(self) -> dict[str, Any]:
+        """Hear what the process has loaded; where one has done so before, it counts if two more fail alike."""
+        try:
+            return self._heard()
+        except NotLoaded as first:
+            if not self.has_loaded or first.machine:
+                raise
+            self._start()
+            try:
+                return self._heard()
+            except NotLoaded as second:
+                if alike(str(first), str(second)):
+                    said = f"codec {self._name!r} was loaded by a process before, and by no more: {second}"
+                    raise WorkerError(said) from None
+                raise
+
+    def _heard(self) -> dict[str, Any]:
+        try:
+            answer = self._answer(self._limits.start_seconds, watch=False)
+        except WorkerDied as death:
+            # Loading starts no process in this one's place.
+            self.kill()
+            said = f"codec {self._name!r} can't be loaded in a worker: {death.message}"
+            # Whoever kills processes that take too much uses this signal, too.
+            machine = death.outcome is not Outcome.CRASHED or "SIGKILL" in death.message
+            raise NotLoaded(said, machine=machine) from None
+        if answer.failure is None and tells_of_a_codec(answer.value):
+            found: dict[str, Any] = answer.value
+            return found
+        self.kill()
+        if answer.failure is None:
+            raise NotLoaded(f"codec {self._name!r} can't be loaded: it wrote its worker's answer")
+        outcome, message = answer.failure
+        machine = outcome is Outcome.EXHAUSTED or says_machine(message)
+        raise NotLoaded(
+            message if outcome is Outcome.REFUSED else f"codec {self._name!r} can't be loaded: {message}",
+            machine=machine,
+        )
 
     def ask(
         self, operation: str, buffers: Sequence[bytes | Image] = (), *, seconds: float | None = None, **more: Any
@@ -154,6 +181,7 @@ class Worker:
             CodecUnavailable, WorkerError: as :meth:`about`.
         """
         self.about()
+        self.desk.ready()
         decoded = self._decoded
         self._before = tuple(decoded)
         self._asked = True
@@ -255,6 +283,7 @@ class Worker:
             ended = self._end(process)
             if died:
                 self._blame(f"{_manner(ended.status)} between two decodes")
+        self.desk.remove()
 
     def kill(self) -> None:
         """End the process now. Harmless where there is none."""
@@ -264,6 +293,8 @@ class Worker:
 
     def _start(self) -> None:
         since = time.monotonic()
+        self.desk.clear()
+        self.desk.ready()
         ours, theirs = socket.socketpair()
         self._file = wire.memory_file()
         try:
@@ -345,7 +376,7 @@ class Worker:
         try:
             while True:
                 if (message := self._inbox.take()) is not None:
-                    return self._parse(message, time.monotonic() - self._since)
+                    return self._parse(message)
                 now = time.monotonic()
                 if now >= deadline:
                     raise self._hung(seconds)
@@ -366,7 +397,7 @@ class Worker:
                     while self._receive():
                         pass
                     if (message := self._inbox.take()) is not None:
-                        return self._parse(message, time.monotonic() - self._since)
+                        return self._parse(message)
                     raise self._died(time.monotonic() - started)
         except wire.WireError as error:
             raise self.garbled(error) from None
@@ -377,34 +408,12 @@ class Worker:
             self.kill()
             raise
 
-    def _parse(self, message: dict[str, Any], elapsed: float) -> Answer:
+    def _parse(self, message: dict[str, Any]) -> Answer:
         if self._inbox:
             raise wire.WireError("more than one answer to a request")
-        try:
-            if type(message["id"]) is not str or message["id"] != self._id:
-                raise wire.WireError(f"answer {message['id']!r:.99} to another request")
-            lengths, seconds, spoilt = message["lengths"], message["seconds"], message["spoilt"]
-            failure, words, memory = message["failure"], message["warnings"], message["memory"]
-            if type(lengths) is not list or any(type(n) is not int or n < 0 for n in lengths):
-                raise wire.WireError(f"not lengths: {lengths!r:.99}")
-            # Both ends read one clock. (The comparison is false for what is no finite number.)
-            if type(seconds) not in (int, float) or not 0 <= seconds <= elapsed + 1:
-                raise wire.WireError(f"not a time within {elapsed:.3f} s: {seconds!r:.99}")
-            if type(memory) is not int or memory < 0:
-                raise wire.WireError(f"not bytes of memory: {memory!r:.99}")
-            if type(words) is not list or not all(isinstance(w, str) for w in [*words, spoilt or ""]):
-                raise wire.WireError("warnings that are no text")
-            return Answer(
-                value=message["value"],
-                lengths=lengths,
-                failure=None if failure is None else (failed(failure["outcome"]), str(failure["message"])),
-                seconds=float(seconds),
-                warnings=tuple(words),
-                spoilt=spoilt,
-                memory=max(memory, self._peak),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise wire.WireError(f"not an answer: {error}") from error
+        answer = parse(message, self._id, time.monotonic() - self._since)
+        self.processor += answer.processor
+        return replace(answer, memory=max(answer.memory, self._peak))
 
     def _receive(self) -> bool:
         try:
@@ -512,27 +521,6 @@ class Worker:
         if ended.given_up:
             tree.warn_of(process.pid)
         return ended
-
-
-def failed(name: str) -> Outcome:
-    """The outcome of that name.
-
-    Raises:
-        ValueError: there is none, or it takes an image.
-    """
-    outcome = Outcome(name)
-    if outcome.has_image:
-        raise ValueError(f"{outcome} without an image")
-    return outcome
-
-
-def _tells_of_a_codec(value: object) -> bool:
-    """Whether the answer to "load" has what the parent reads in it."""
-    kinds = {"name": str, "family": str, "known_defects": dict, "device": str, "sources": str, "batched": bool}
-    kinds |= {"resident": int, "peak": int}
-    if not isinstance(value, dict) or not isinstance(value.get("profile", ""), dict | None):
-        return False
-    return all(type(value.get(key)) is kind for key, kind in kinds.items())
 
 
 def _manner(status: int | None) -> str:

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from robustkit.codec import DecodeError, EncodeError, Image, Layout, Region
+from robustkit.isolation.answer import Answer, failed
 from robustkit.isolation.decoded import Decoded
 from robustkit.isolation.limits import Limits
-from robustkit.isolation.process import Answer, Worker, WorkerDied, failed
+from robustkit.isolation.process import Worker, WorkerDied
 from robustkit.isolation.start import WorkerError
 from robustkit.isolation.streams import Streams, digest
 from robustkit.outcome import Outcome
@@ -60,14 +61,17 @@ class CodecWorkers:
         workers: processes. With more than one (or under pytest-xdist) each gets its share of the cores, through
             ``OMP_NUM_THREADS``, unless that is set already.
         limits: time and memory of one decode.
-        directory: bitstreams are written here before they are decoded, and stay here after a failure, the newest
-            ``streams.MOST_KEPT`` of a codec.
+        directory: bitstreams are written here before they are decoded, into a folder for each worker, and stay here
+            after a failure, the newest ``streams.MOST_KEPT`` of a codec. A worker's temporary files lie beside its
+            bitstreams, and last as long as its process.
         batch: largest number of bitstreams in one ``decode_batch``.
         environment: variables for the processes on top of this one's, such as ``MALLOC_PERTURB_`` or ``LC_ALL``.
         directory_of_work: the processes' working directory; this one's if not given.
+        loaded_before: whether another pool has loaded the codec.
 
     Raises:
         CodecUnavailable: the codec can't be loaded; the message says why.
+        WorkerError: it was loaded before, and fails in the same way in two more processes.
         OSError: ``directory`` can't be made.
     """
 
@@ -81,6 +85,7 @@ class CodecWorkers:
         batch: int = 16,
         environment: Mapping[str, str] | None = None,
         directory_of_work: str | os.PathLike[str] | None = None,
+        loaded_before: bool = False,
     ) -> None:
         if workers < 1 or batch < 1:
             raise ValueError(f"workers = {workers!r}, batch = {batch!r}: give 1 or more")
@@ -92,10 +97,15 @@ class CodecWorkers:
         variables = {**_share_of_cores(workers), **(environment or {})}
         try:
             for _ in range(workers):
-                worker = Worker(spec, limits or Limits(), environment=variables, directory=directory_of_work)
+                worker = Worker(
+                    spec, limits or Limits(), self._streams.desk(), environment=variables, directory=directory_of_work
+                )
+                worker.has_loaded = loaded_before
                 self._workers.append(worker)
                 self._idle.put(worker)
             about = self._workers[0].about()
+            for worker in self._workers:
+                worker.has_loaded = True
             try:
                 profile = about["profile"]
                 self._profile = None if profile is None else Profile.from_mapping(profile)
@@ -158,6 +168,11 @@ class CodecWorkers:
     def suspects(self) -> Mapping[str, tuple[str, ...]]:
         """For each reason in :attr:`replaced`, what such a process had decoded, as ``Decoded.after``."""
         return {why: tuple(map(digest, found)) for w in self._workers for why, found in w.suspects.items()}
+
+    @property
+    def processor(self) -> float:
+        """Seconds of all that was asked so far, as ``Decoded.processor``."""
+        return sum(worker.processor for worker in self._workers)
 
     def profile(self) -> Profile | None:
         """What the codec promises."""
@@ -234,11 +249,12 @@ class CodecWorkers:
             shape: the height and width that the image must have.
 
         Raises:
-            CodecUnavailable: a new worker can't load the codec any more.
+            CodecUnavailable: a new worker can't load the codec now, for a reason that may be the machine's.
+            WorkerError: the codec can be loaded once, and not again.
             OSError: the bitstream can't be written to disk.
         """
         with self._borrow() as worker:
-            (decoded,) = self._on_disk([bitstream], lambda: [self._one(worker, bitstream, shape, "decode")])
+            (decoded,) = self._on_disk(worker, [bitstream], lambda: [self._one(worker, bitstream, shape, "decode")])
         return decoded
 
     def decode_many(self, bitstreams: Sequence[bytes], *, shape: tuple[int, int] | None = None) -> list[Decoded]:
@@ -269,15 +285,15 @@ class CodecWorkers:
             while len(decoded) < len(streams):
                 # No larger than the batch is by now: one that was found too slow has made it smaller.
                 part = streams[len(decoded) : len(decoded) + self._batch]
-                decoded += self._on_disk(part, functools.partial(self._bisect, worker, part, shape))
+                decoded += self._on_disk(worker, part, functools.partial(self._bisect, worker, part, shape))
             return decoded
 
-    def _on_disk(self, streams: Sequence[bytes], decode: Callable[[], list[Decoded]]) -> list[Decoded]:
-        """Run ``decode`` while the streams lie in the directory; those that fail stay, named by their content."""
+    def _on_disk(self, worker: Worker, streams: Sequence[bytes], decode: Callable[[], list[Decoded]]) -> list[Decoded]:
+        """Run ``decode`` while the streams lie in the worker's folder; those that fail are kept in the directory."""
         paths = []
         try:
             for stream in streams:
-                paths.append(self._streams.hold(stream))
+                paths.append(worker.desk.hold(stream))
             decoded = decode()
             for i, (stream, found) in enumerate(zip(streams, decoded, strict=True)):
                 if found.outcome is not None and found.outcome.failure:
@@ -285,7 +301,7 @@ class CodecWorkers:
             return decoded
         finally:
             for path in paths:
-                self._streams.release(path)
+                worker.desk.release(path)
 
     def _bisect(self, worker: Worker, streams: Sequence[bytes], shape: tuple[int, int] | None) -> list[Decoded]:
         if not self._batched:
@@ -313,7 +329,8 @@ class CodecWorkers:
             decoded = _read(worker, answer, len(streams), shape)
             if len(decoded) != len(streams):
                 raise _BatchFailed(Outcome.MISSHAPEN, decoded[0].message, answer.seconds)
-            return [replace(d, seconds=answer.seconds / len(streams)) for d in decoded]
+            share = 1 / len(streams)
+            return [replace(d, seconds=share * answer.seconds, processor=share * answer.processor) for d in decoded]
         except WorkerDied as death:
             raise _BatchFailed(death.outcome, death.message, death.seconds) from None
 
@@ -322,7 +339,7 @@ class CodecWorkers:
             answer = worker.ask(operation, [stream], shape=shape)
             if answer.failure is not None:
                 worker.done(answer)
-                return Decoded(None, *answer.failure, answer.seconds, answer.warnings, memory=answer.memory)
+                return Decoded(None, *answer.failure, answer.seconds, answer.warnings, **_taken(answer))
             (decoded,) = _read(worker, answer, 1, shape)
             return decoded
         except WorkerDied as death:
@@ -380,10 +397,10 @@ def _read(worker: Worker, answer: Answer, count: int, shape: tuple[int, int] | N
             raise ValueError(f"one image for {count} streams")
         images = iter(worker.images(answer, sizes))
         decoded = [
-            Decoded(next(images), None, "", answer.seconds, answer.warnings, memory=answer.memory)
+            Decoded(next(images), None, "", answer.seconds, answer.warnings, **_taken(answer))
             if "size" in r
             else Decoded(
-                None, failed(r["outcome"]), str(r["message"]), answer.seconds, answer.warnings, memory=answer.memory
+                None, failed(r["outcome"]), str(r["message"]), answer.seconds, answer.warnings, **_taken(answer)
             )
             for r in answer.value
         ]
@@ -391,6 +408,10 @@ def _read(worker: Worker, answer: Answer, count: int, shape: tuple[int, int] | N
         raise worker.garbled(error) from None
     worker.done(answer)
     return decoded
+
+
+def _taken(answer: Answer) -> dict[str, Any]:
+    return {"memory": answer.memory, "processor": answer.processor}
 
 
 def _size(found: object, shape: tuple[int, int] | None) -> tuple[int, int]:

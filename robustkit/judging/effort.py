@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from robustkit.isolation import Decoded
 
 #: Streams that a search tries, however slow the decoder.
 LEAST = 16
 #: Seconds that a stream costs beside its decode: it is written to disk, sent, and its image fetched.
 ASIDE = 0.0005
+#: A decode that takes so many times its processors' time, and so many seconds more, waits for something else.
+WAITS, SPARE = 16.0, 0.05
+
+
+def cost(processor: float, seconds: float) -> float:
+    """Seconds that work takes on a machine with nothing else to do, whatever else this one has to do now.
+
+    What it kept processors busy for, unless the work took so much longer that it must have waited for something else,
+    such as a device.
+
+    Args:
+        processor: seconds that it kept processors busy, as ``Decoded.processor``.
+        seconds: until it was done.
+    """
+    return seconds if seconds > WAITS * processor + SPARE else processor
+
+
+def cost_of(repeats: Iterable[Decoded]) -> float:
+    """The :func:`cost` of a decode, by the least of its repeats."""
+    found = list(repeats)
+    return cost(min(decoded.processor for decoded in found), min(decoded.seconds for decoded in found))
 
 
 @dataclass(frozen=True)
@@ -38,10 +62,11 @@ class Effort:
     def sized(self, decode: float) -> Sizes:
         """How many streams the searches try.
 
-        Powers of two, so that two runs on one machine come to the same although they measure another time.
+        Powers of two, rounded in the geometric middle, so that two runs on one machine come to the same although
+        they measure a little more or less.
 
         Args:
-            decode: seconds of decoding one small stream.
+            decode: seconds of decoding one small stream, by :func:`cost`.
         """
         if self.examples is not None:
             return Sizes(self.examples, self.examples)

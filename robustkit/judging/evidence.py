@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from robustkit.isolation import fingerprint
+from robustkit.isolation import WorkerError, fingerprint
 from robustkit.judging.replay import SUFFIX, Replay, ReplayError, save_replay
 from robustkit.judging.shrink import Counterexample
 from robustkit.judging.subject import Subject, slug
@@ -85,7 +85,7 @@ class Evidence:
         """Reduce a trial to the flips that matter: lines that explain it, and the command that shows it again."""
         try:
             least = self.subject.smallest(trial, offends)
-        except (OSError, CodecUnavailable) as error:
+        except (OSError, CodecUnavailable, WorkerError) as error:
             return [f"photograph {trial.image}, trial {trial.number}; not reduced: {error}"], self.trial(trial)
         clean = self.subject.clean[trial.image]
         drop = least.drop(self.subject.metric)

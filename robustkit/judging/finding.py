@@ -50,6 +50,7 @@ CLAIMS: Mapping[str, str] = {
     "clean.large-image": "a large image comes back as it was",
     "encode.deterministic": "encoding is deterministic",
     "decode.deterministic": "decoding is deterministic",
+    "decode.needs-only-the-stream": "decoding needs nothing but the stream",
     "decode.batch-equals-single": "decoding a batch equals decoding singly",
     "layout.names-every-bit": "layout names every bit",
     "layout.payload-matters": "payload bits change the picture",

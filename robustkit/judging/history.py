@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
 
 from robustkit.channels import BSC
-from robustkit.isolation import CodecWorkers, Decoded
+from robustkit.codec import EncodeError, Layout
+from robustkit.isolation import CodecWorkers, Decoded, WorkerError
 from robustkit.judging.opinion import LeftBehind, difference
 from robustkit.judging.subject import Subject
 from robustkit.judging.trial import Clean
@@ -22,7 +23,7 @@ from robustkit.spelling import place
 IMAGES = 2
 #: So many damaged streams say something of what decoding costs and leaves behind.
 FEW = 16
-#: Seconds of a decode above which fewer streams are, and each of them after one other alone.
+#: Cost of a decode above which fewer streams are, and each of them after one other alone.
 SLOW = 0.05
 
 
@@ -80,7 +81,7 @@ def histories(subject: Subject) -> Histories:
     found = Histories()
     smalls = list(subject.small.values())
     here, there = subject.workers, subject.elsewhere
-    slow = any(subject.work.clean(clean.shape).seconds > SLOW for clean in smalls[:IMAGES])
+    slow = any(subject.work.clean(clean.shape).effort > SLOW for clean in smalls[:IMAGES])
     for number, clean in enumerate(smalls[: 1 if slow else IMAGES]):
         probes = _probes(subject, clean)
         for where in ("the same process", "the same process again"):
@@ -101,12 +102,40 @@ def histories(subject: Subject) -> Histories:
         before += [("a stream that was cut off", clean, _cut(clean))]
         before += [("a refused stream", clean, refused)] if refused is not None else []
         pairs = [(after, probe) for after in before for probe in probes]
-        if subject.work.clean(clean.shape).seconds > SLOW:
+        if subject.work.clean(clean.shape).effort > SLOW:
             pairs = [(after, probes[(i + number) % len(probes)]) for i, after in enumerate(before)]
         for (said, source, pattern), probe in pairs:
             there.decode(pattern.apply(source.bitstream), shape=source.shape)
             if not found.compare(clean, probe, there, f"in another process, after {said}"):
                 return found
+    return found
+
+
+def bare_decodes(subject: Subject) -> Histories:
+    """Encode small images, and decode their streams where neither the encoder's process nor its files are left.
+
+    Args:
+        subject: the codec; an image that can't be encoded again is left out.
+    """
+    found = Histories()
+    smalls = list(subject.small.values())
+    if any(subject.work.clean(clean.shape).effort > SLOW for clean in smalls):
+        smalls = smalls[:IMAGES]
+    there, written = subject.elsewhere, []
+    for clean in smalls:
+        try:
+            stream = there.encode(clean.original)
+        except (EncodeError, WorkerError):
+            continue
+        if stream != clean.bitstream:
+            clean = replace(clean, bitstream=stream, layout=Layout((), 8 * len(stream)))
+        written.append(clean)
+        found.compare(clean, ErrorPattern(clean.bits), there, "")
+    bare = subject.bare_elsewhere()
+    for clean in written:
+        where = "where neither the process that encoded it nor its files were left"
+        if not found.compare(clean, ErrorPattern(clean.bits), bare, where):
+            break
     return found
 
 
@@ -116,7 +145,7 @@ def few_decodes(subject: Subject) -> None:
         return
     for clean in list(subject.small.values())[:IMAGES]:
         patterns = [_cut(clean), *_harsh(subject, clean), *_scattered(subject, clean, FEW)]
-        for pattern in patterns[:: 1 if subject.work.clean(clean.shape).seconds < SLOW else 3]:
+        for pattern in patterns[:: 1 if subject.work.clean(clean.shape).effort < SLOW else 3]:
             subject.decode(pattern.apply(clean.bitstream), shape=clean.shape)
 
 
@@ -151,7 +180,7 @@ def kept_streams(subject: Subject, found: LeftBehind) -> list[str]:
 
 def _probes(subject: Subject, clean: Clean) -> Sequence[ErrorPattern]:
     """Streams of an image that are decoded again: whole, with some bits flipped, cut off."""
-    flips = 2 if subject.work.clean(clean.shape).seconds > SLOW else 5
+    flips = 2 if subject.work.clean(clean.shape).effort > SLOW else 5
     probes = []
     for pattern in _scattered(subject, clean, 4 * flips):
         # A refusal shows nothing of what was there before; what dies is another claim's business.

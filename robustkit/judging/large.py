@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from robustkit.codec import EncodeError, Image
 from robustkit.images import centre_crop
+from robustkit.judging.effort import cost
 from robustkit.judging.subject import CleanRoundTripFailed, Subject
 from robustkit.judging.trial import Clean
 from robustkit.outcome import Outcome
@@ -24,7 +25,7 @@ from robustkit.outcome import Outcome
 SIDES = (384, 768, 1024, 2048)
 #: Bytes of a stream that is beyond what 16 bits can count.
 ENOUGH = 1 << 16
-#: Seconds that one of the round trips may take, as that of the picture alone lets expect.
+#: Seconds that one of the round trips may cost, as that of the picture alone lets expect.
 SECONDS = 12.0
 #: What share of its picture's rate a large image must have for their quality to be compared.
 SAME_RATE = 0.5
@@ -149,13 +150,14 @@ def large_round_trips(subject: Subject) -> Iterator[Large]:
     for side in SIDES:
         picture = tile(original, side)
         image = lay_out(picture, side)
-        started = time.monotonic()
+        started, before = time.monotonic(), subject.workers.processor
         try:
             alone = subject.round_trip(name, picture, measure=False)
         except CleanRoundTripFailed:
             # A size of which this claim says nothing.
             continue
-        if (time.monotonic() - started) * image.size / picture.size > longest:
+        taken = cost(subject.workers.processor - before, time.monotonic() - started)
+        if taken * image.size / picture.size > longest:
             return
         shape = image.shape[0], image.shape[1]
         try:

@@ -22,7 +22,7 @@ from robustkit.outcome import Failure, Outcome
 #: Grey levels by which a pixel may differ between a batch and a single decode, at worst and on average: kernels may
 #: add up in another order for another batch size.
 BATCH_TOLERANCE = (2, 0.02)
-#: Seconds of a clean decode below which every image is looked at twice; above it, one in ``SHARE``.
+#: Cost of a clean decode below which every image is looked at twice; above it, one in ``SHARE``.
 FAST = 0.02
 SHARE = 4
 #: How many streams before a crash are kept.
@@ -254,7 +254,7 @@ class Opinions:
 
     def _due(self, stream: bytes, shape: Shape, *, share: bool = True) -> bool:
         """Whether an image is looked at twice: all of them where that is cheap, cut streams, and a share."""
-        if self._suspicious or self.work.clean(shape).seconds < FAST:
+        if self._suspicious or self.work.clean(shape).effort < FAST:
             return True
         whole = self.work.clean_stream(shape)
         if whole is not None and len(stream) < len(whole):

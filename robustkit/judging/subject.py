@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,7 +20,7 @@ from robustkit.codec import DecodeError, EncodeError, Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import CodecWorkers, Decoded, Limits, WorkerError
 from robustkit.judging import beforehand
-from robustkit.judging.effort import EFFORTS, Effort, Sizes
+from robustkit.judging.effort import EFFORTS, Effort, Sizes, cost_of
 from robustkit.judging.once import Once
 from robustkit.judging.opinion import HERE, Opinions, elsewhere, sampled
 from robustkit.judging.trial import Clean, Trial
@@ -37,8 +38,8 @@ CHUNK = 48
 SMALL = ((64, 64), (64, 64), (61, 43), (7, 130))
 #: Of those that are only encoded and decoded unharmed.
 THIN = ((1, 64), (64, 1))
-#: Decodes by which a decode is timed: of one that takes less than this many seconds, and of others.
-_TIMED = (0.05, 5, 1)
+#: Decodes by which a decode's cost is known: of one that takes less than so many seconds, and of others.
+_TIMED = ((0.05, 5), (0.5, 3), (math.inf, 1))
 
 
 class CleanRoundTripFailed(RobustkitError, RuntimeError):
@@ -123,6 +124,7 @@ class Subject:
         self._trials: dict[Channel, list[Trial]] = {}
         self._processes: list[CodecWorkers] = []
         self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
+        self._works_elsewhere = True
 
     @property
     def name(self) -> str:
@@ -168,11 +170,32 @@ class Subject:
 
         It works in another directory, unless the codec can't be loaded there.
         """
-        self._elsewhere = tempfile.TemporaryDirectory(prefix="robustkit-elsewhere-")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._elsewhere = tempfile.TemporaryDirectory(
+            prefix="elsewhere-", dir=self.directory, ignore_cleanup_errors=True
+        )
         try:
             return self.fresh_workers(environment=elsewhere(), directory_of_work=Path(self._elsewhere.name))
-        except CodecUnavailable:
+        except (CodecUnavailable, WorkerError):
+            self._works_elsewhere = False
             return self.fresh_workers(environment=elsewhere())
+
+    def bare_elsewhere(self) -> CodecWorkers:
+        """:attr:`elsewhere` as a new process, with none of the files that the one before has put beside itself.
+
+        Those in its working directory are removed, if that is its own, and its temporary ones.
+        """
+        pool = self.elsewhere
+        if self._elsewhere is not None and self._works_elsewhere:
+            folder = Path(self._elsewhere.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        pool.restart()
+        return pool
 
     @cached_property
     def work(self) -> Work:
@@ -217,8 +240,13 @@ class Subject:
             limits: time and memory of one decode, in place of the subject's.
             environment: variables on top of this process's.
             directory_of_work: where they work; by default here.
+
+        Raises:
+            CodecUnavailable: the codec can't be loaded; the message says why.
+            WorkerError: it was loaded before, and fails in the same way in two more processes.
         """
         beforehand.load()
+        loaded_before = bool(self._processes)
         pool = CodecWorkers(
             self.spec,
             workers=workers,
@@ -226,6 +254,7 @@ class Subject:
             directory=self.directory / "streams",
             environment=environment,
             directory_of_work=directory_of_work,
+            loaded_before=loaded_before,
         )
         self._processes.append(pool)
         return pool
@@ -398,24 +427,22 @@ class Subject:
 
     @cached_property
     def decode_seconds(self) -> float:
-        """Seconds of decoding one small stream, as the searches do: the median of the streams' fastest decodes."""
-        fast, often, seldom = _TIMED
-        times = []
+        """What decoding a small stream costs, see :func:`~robustkit.judging.effort.cost`: the mean of two streams'."""
+        costs = []
         for clean in list(self.small.values())[:2]:
-            again = often if clean.decoded.seconds < fast else seldom
+            again = next(repeats for seconds, repeats in _TIMED if cost_of([clean.decoded]) < seconds)
             streams = [clean.bitstream] * again
             if self.workers.batched and clean.bits:
                 # Streams that are the same could share their work.
                 flips = np.linspace(0, clean.bits, 16, endpoint=False, dtype=np.int64)[8:, None]
                 streams = [ErrorPattern(clean.bits, flip).apply(clean.bitstream) for flip in flips]
             found = self.workers.decode_many(streams, shape=clean.shape)
-            seconds = [decoded.seconds for decoded in found if decoded.outcome is None]
-            times.append(min([clean.decoded.seconds, *seconds]))
-        return float(np.median(times))
+            costs.append(cost_of([clean.decoded, *(decoded for decoded in found if decoded.outcome is None)]))
+        return float(np.mean(costs))
 
     @cached_property
     def sizes(self) -> Sizes:
-        """How many streams the searches try: by the effort and the time of a decode."""
+        """How many streams the searches try: by the effort and the cost of a decode."""
         return self.effort.sized(0.0 if self.effort.examples is not None else self.decode_seconds)
 
     def jobs(self, channel: Channel) -> list[Job]:

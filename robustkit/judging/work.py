@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from robustkit.isolation import Decoded
+from robustkit.judging.effort import cost_of
 from robustkit.judging.trial import Clean
 from robustkit.outcome import Outcome
 from robustkit.profile import Profile
@@ -28,10 +29,12 @@ class Cost(NamedTuple):
     Attributes:
         seconds: of time.
         memory: bytes.
+        effort: seconds as :func:`~robustkit.judging.effort.cost` counts them, which no load changes.
     """
 
     seconds: float
     memory: float
+    effort: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,12 @@ class Work:
 
     def know(self, clean: Clean) -> None:
         """Learn from a clean round trip what a decode of its size takes."""
-        taken = Cost(clean.decoded.seconds, clean.decoded.memory)
+        taken = Cost(clean.decoded.seconds, clean.decoded.memory, cost_of([clean.decoded]))
         before = self._clean.get(clean.shape, taken)
         # The first decode of a process is the slowest, and what it allocates may stay.
-        self._clean[clean.shape] = Cost(min(taken.seconds, before.seconds), max(taken.memory, before.memory))
+        self._clean[clean.shape] = Cost(
+            min(taken.seconds, before.seconds), max(taken.memory, before.memory), min(taken.effort, before.effort)
+        )
         if len(clean.bitstream) <= len(self._streams.get(clean.shape, clean.bitstream)):
             self._streams[clean.shape] = clean.bitstream
 
@@ -95,7 +100,7 @@ class Work:
     def clean(self, shape: Shape) -> Cost:
         """What a clean decode of that shape takes; of the costliest, where none of that shape is known."""
         known = [self._clean[shape]] if shape in self._clean else list(self._clean.values())
-        return Cost(max((c.seconds for c in known), default=0.0), max((c.memory for c in known), default=0.0))
+        return Cost(*map(max, zip(*known, strict=True))) if known else Cost(0.0, 0.0)
 
     def limit(self, shape: Shape) -> Cost:
         """What a decode of a damaged stream may take."""

@@ -171,8 +171,10 @@ class Run:
             return
         from robustkit.isolation import WorkerError
         from robustkit.judging import beforehand
+        from robustkit.plugin import suite
 
         beforehand.load(_LATE)
+        suite.load(self.config.args)
         for spec in self.specs:
             subject = self.subject(spec)
             try:

@@ -155,3 +155,29 @@ def test_the_peak_is_in_bytes(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert limits.peak_bytes(usage) == 3
     assert limits.peak_bytes(resource.getrusage(resource.RUSAGE_SELF)) > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "all_threads", "ended", "busy"), [(3, 4, 0, 3), (1, 8, 0, 4), (0, 0, 2, 2), (1, 1, 2, 3)]
+)
+def test_busy_is_ones_own_thread_or_a_share_of_the_cores_and_what_has_ended(monkeypatch, own, all_threads, ended, busy):
+    clocks = {"thread": 10.0, "process": 20.0, "children": 30.0}
+    monkeypatch.setattr(limits.time, "thread_time", lambda: clocks["thread"])
+    monkeypatch.setattr(limits.time, "process_time", lambda: clocks["process"])
+    usage = lambda _: SimpleNamespace(ru_utime=clocks["children"] - 3.0, ru_stime=3.0)  # noqa: E731
+    monkeypatch.setattr(limits.resource, "getrusage", usage)
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: {4, 5}, raising=False)
+    work = limits.Busy()
+    for name, more in zip(clocks, (own, all_threads, ended), strict=True):
+        clocks[name] += more
+    assert work.seconds() == busy
+
+
+def test_who_sleeps_is_not_busy_and_who_ran_a_program_is():
+    work = limits.Busy()
+    time.sleep(0.2)
+    assert work.seconds() < 0.1
+    work = limits.Busy()
+    spend = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", spend], check=True)
+    assert work.seconds() >= 0.3

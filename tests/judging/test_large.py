@@ -109,6 +109,7 @@ class Staged:
         self.images = {"cat": np.tile(PICTURE, (4, 4, 1))}
         self.side, self.error, self.rate, self.asked = side, error, bytes_a_pixel, []
         self.limits = type("Limits", (), {"seconds": seconds})
+        self.workers = type("Workers", (), {"processor": 0.0})
 
     def round_trip(self, name, image, *, measure):
         assert not measure
@@ -182,3 +183,17 @@ def test_no_image_is_tried_that_would_take_too_long(monkeypatch):
     for limit, step, sizes in [(60.0, 1.33, [384, 768]), (60.0, 1.34, []), (20.0, 1.11, [384, 768]), (20.0, 1.12, [])]:
         clock = iter(np.arange(0, 1000, step))
         assert [found.shape[0] for found in large.large_round_trips(Staged(9999, seconds=limit))] == sizes
+
+
+def test_a_busy_machine_tries_the_same_large_images(monkeypatch):
+    subject = Staged(9999)
+    trip = subject.round_trip
+
+    def round_trip(name, image, *, measure):
+        subject.workers.processor += 0.8
+        return trip(name, image, measure=measure)
+
+    subject.round_trip = round_trip
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(large.time, "monotonic", lambda: float(next(clock)))
+    assert [found.shape[0] for found in large.large_round_trips(subject)] == [384, 768]

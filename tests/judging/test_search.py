@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from robustkit import Codec, DecodeError, Layout, Outcome, Region
-from robustkit.isolation import Limits
+from robustkit.isolation import Decoded, Limits
 from robustkit.judging import draws
-from robustkit.judging.effort import EFFORTS, Effort
+from robustkit.judging.effort import EFFORTS, Effort, cost, cost_of
 from robustkit.judging.evidence import Evidence
 from robustkit.judging.search import search, search_garbage, search_header, try_streams
 from robustkit.judging.subject import Subject
@@ -368,6 +368,61 @@ def test_effort_is_counted_in_decodes(name, decode, least, most):
 
 def test_decodes_of_about_the_same_time_make_searches_of_the_same_size():
     assert len({EFFORTS["quick"].sized(ms / 1000) for ms in (1.6, 1.8, 2.0, 2.2, 2.4)}) == 1
+
+
+def test_work_costs_what_it_keeps_processors_busy_unless_it_waits_for_something_else():
+    assert cost(0.1, 0.1) == cost(0.1, 1.6) == 0.1
+    # A device, or a clock: no load makes work take so much longer.
+    assert cost(0.1, 2.0) == 2.0
+    assert cost(0.0, 0.05) == 0.0
+    assert cost(0.0, 0.1) == 0.1
+    loaded = [Decoded(None, None, seconds=s, processor=p) for s, p in ((0.9, 0.02), (0.3, 0.03), (0.4, 0.05))]
+    assert cost_of(loaded) == 0.02
+
+
+class Works(Named):
+    """Works for as long as the file ``idle`` is there; with a machine full of others it takes three times as long."""
+
+    name = "works"
+
+    def __init__(self, *, idle):
+        self.idle = idle
+
+    def decode(self, bitstream):
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        if not os.path.exists(self.idle):
+            time.sleep(0.04)
+        return super().decode(bitstream)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_busy_machine_tries_as_many_streams(batched, tmp_path):
+    found = []
+    for idle in (True, False):
+        file = tmp_path / "idle"
+        file.touch() if idle else file.unlink()
+        target = Target(Works.__module__, "BatchWorks" if batched else "Works", __file__)
+        spec = CodecSpec("works", target, {"idle": str(file)})
+        subject = Subject(spec, images=IMAGES, directory=tmp_path / str(idle))
+        try:
+            seconds = subject.workers.decode(next(iter(subject.small.values())).bitstream).seconds
+            assert (seconds < 0.06) is idle or idle  # it may be busy in truth
+            found.append((subject.sizes, subject.decode_seconds))
+        finally:
+            subject.close()
+    (sizes, cost_idle), (busy_sizes, cost_busy) = found
+    # Within a factor of less than two of one another, so that rounding is all that may part them.
+    assert 0.7 < cost_busy / cost_idle < 1.4
+    assert sizes == busy_sizes == EFFORTS["quick"].sized(0.021)
+
+
+class BatchWorks(Works):
+    name = "batch-works"
+
+    def decode_batch(self, bitstreams):
+        return [self.decode(bitstream) for bitstream in bitstreams]
 
 
 def test_what_is_asked_for_is_tried(under_test):

@@ -5,8 +5,11 @@ import sys
 from textwrap import dedent
 
 import numpy as np
+import pytest
 from PIL import Image as PillowImage
 from suites import CODECS
+
+import robustkit.conformance
 
 #: Keeps the names of the modules that came after the first worker.
 WITNESS = """
@@ -40,7 +43,7 @@ def late(folder, *arguments):
     command = [sys.executable, "-m", "pytest", "-p", "witness", "-p", "no:cacheprovider", *arguments]
     options = ["--robustkit-images=images", "--robustkit-trials=2", "--robustkit-max-examples=2"]
     done = subprocess.run(
-        [*command, "--pyargs", "robustkit.conformance", *options],
+        [*command, *options],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -50,11 +53,15 @@ def late(folder, *arguments):
     return (folder / "late.txt").read_text().split()
 
 
-def test_nothing_that_judges_is_imported_after_a_codec_was_built(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "suite", [["--pyargs", "robustkit.conformance"], ["suite"], ["suite/test_clean.py", "suite/test_degradation.py"]]
+)
+def test_nothing_that_judges_is_imported_after_a_codec_was_built(suite, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    found = late(tmp_path, "--codec=codecs_here:Plain")
+    (tmp_path / "suite").symlink_to(robustkit.conformance.__path__[0])
+    found = late(tmp_path, "--codec=codecs_here:Plain", *suite)
     judging = ("robustkit", "scipy", "numpy", "hypothesis", "jinja2", "rich", "PIL")
     # Parts that hypothesis and rich keep to themselves come as they need them.
     judges = [name for name in found if name.split(".")[0] in judging and "._" not in name]
-    # pytest itself collects the checks: what they claim is judged by what was there before.
-    assert [name for name in judges if not name.startswith("robustkit.conformance")] == []
+    assert judges == []
+    assert [name for name in found if name.partition(".")[0] == "suite"] == []

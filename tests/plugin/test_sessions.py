@@ -81,10 +81,10 @@ def text(result):
 @pytest.mark.parametrize(
     ("args", "passed"),
     [
-        (["conformance/test_clean.py"], 7),
+        (["conformance/test_clean.py"], 8),
         (["conformance/test_clean.py::test_layout_names_every_bit"], 1),
         (["conformance/test_clean.py::test_layout_names_every_bit[plain]", "--import-mode=importlib"], 1),
-        (["conformance", "--ignore=conformance/test_survival.py", "--ignore=conformance/test_degradation.py"], 10),
+        (["conformance", "--ignore=conformance/test_survival.py", "--ignore=conformance/test_degradation.py"], 11),
         (["conformance", "-k", "layout or garbage", "-n", "2"], 2),
         (["conformance", "conformance", "-k", "layout"], 1),
         (["--pyargs", "robustkit.conformance", "--import-mode=importlib", "-k", "layout"], 1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import errno
 import itertools
 import json
 import locale
@@ -21,6 +22,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -822,6 +824,8 @@ class Forges(Thumbnail):
                 self._answer(id=True)
             case "memory":
                 self._answer(memory=-1)
+            case "processor":
+                self._answer(processor=-0.5)
             case "late":
                 # In the middle of the next decode comes one more answer to this one.
                 if not self.late:
@@ -847,7 +851,7 @@ class Forges(Thumbnail):
     def _frame(self, **more: Any) -> bytes:
         number = self._caller("request")["id"]
         answer = {"id": number, "value": [], "lengths": [], "failure": None, "seconds": 0.0, "warnings": []}
-        answer["memory"] = 0
+        answer |= {"memory": 0, "processor": 0.0}
         return _frame(json.dumps({**answer, "spoilt": None, **more}).encode())
 
     def _answer(self, **more: Any) -> None:
@@ -855,6 +859,38 @@ class Forges(Thumbnail):
 
     def _send(self, data: bytes) -> None:
         self._worker()._socket.sendall(data)
+
+
+class LoadsOnce(Thumbnail):
+    """Its constructor fails in the ``fails``-th processes, the first being 0, in a way that ``how`` names.
+
+    ``note`` has a byte for each process so far.
+    """
+
+    name = "hostile-loads-once"
+
+    def __init__(self, *, how: str, note: str, fails: list[int]) -> None:
+        super().__init__()
+        with open(note, "ab") as file:
+            number = file.tell()
+            file.write(b".")
+        if number in fails:
+            match how:
+                case "lock":
+                    raise FileExistsError(errno.EEXIST, "locked by process", str(os.getpid()))
+                case "unavailable":
+                    raise robustkit.CodecUnavailable("no weights")
+                case "crash":
+                    os.abort()
+                case "each another":
+                    raise RuntimeError("abc"[number])
+                case "disk":
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                case "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    def attack(self, clean: Image, loss: float, bitstream: bytes) -> Image:
+        os.abort()
 
 
 # Batches
@@ -1071,16 +1107,23 @@ class LeavesMore(Thumbnail):
             case "busy thread":
                 threading.Thread(target=self._spin, daemon=True).start()
             case "folder":
-                for name in os.listdir(self.note):
-                    os.unlink(os.path.join(self.note, name))
-                os.rmdir(self.note)
+                shutil.rmtree(self.note)
             case "file for a folder":
                 shutil.rmtree(self.note)
                 open(self.note, "w").close()
             case "folder for a file":
-                for name in os.listdir(self.note):
-                    os.unlink(os.path.join(self.note, name))
-                    os.makedirs(os.path.join(self.note, name, "deep"))
+                for folder, _, names in os.walk(self.note):
+                    for name in names:
+                        os.unlink(os.path.join(folder, name))
+                        os.makedirs(os.path.join(folder, name, "deep"))
+            case "temporary folder":
+                shutil.rmtree(tempfile.gettempdir())
+            case "file for the temporary folder":
+                shutil.rmtree(tempfile.gettempdir())
+                open(tempfile.gettempdir(), "w").close()
+            case "temporary file":
+                with tempfile.NamedTemporaryFile(prefix="left-", delete=False) as file:
+                    self._tell(file.name)
         return clean
 
     def describe(self) -> dict[str, str]:
@@ -1095,7 +1138,7 @@ class LeavesMore(Thumbnail):
         subprocess.run([sys.executable, "-I", "-S", "-c", code, self.note], check=True)
         time.sleep(0.1)
 
-    def _tell(self, pid: int) -> None:
+    def _tell(self, pid: int | str) -> None:
         with open(self.note, "a") as file:
             file.write(f"{pid} ")
 
