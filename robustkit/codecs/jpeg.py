@@ -18,6 +18,7 @@ from robustkit.codecs.pillow import Fields, PillowCodec, Truncated, size_stamp
 from robustkit.profile import Profile, Promise
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+Colours = Literal["refuse", "convert"]
 
 
 class Jpeg(PillowCodec):
@@ -35,6 +36,8 @@ class Jpeg(PillowCodec):
             stream in which the two disagree or the comment is missing. Without it a flip in the frame
             header's height gives an image of another size. The stream stays an ordinary JPEG file. Turn it
             off to decode files that another program wrote, or to reproduce experiments with plain JPEG.
+        colours: what to do with a stream whose frame header declares one component or four: "refuse" it, or
+            "convert" the grey or CMYK image to RGB, as the published bit-flip experiments do.
         max_pixels: largest image, in pixels, that is encoded or decoded. Checked before any is allocated.
 
     Raises:
@@ -72,12 +75,16 @@ class Jpeg(PillowCodec):
         subsampling: Subsampling = "4:2:0",
         truncated: Truncated = "refuse",
         check_size: bool = True,
+        colours: Colours = "refuse",
         max_pixels: int = 2**26,
     ) -> None:
         super().__init__(quality=quality, bpp=bpp, truncated=truncated, check_size=check_size, max_pixels=max_pixels)
         if subsampling not in get_args(Subsampling):
             raise ValueError(f"subsampling = {subsampling!r}: one of {', '.join(get_args(Subsampling))}")
+        if colours not in get_args(Colours):
+            raise ValueError(f"colours = {colours!r}: one of {', '.join(get_args(Colours))}")
         self.subsampling = subsampling
+        self.any_colours = colours == "convert"
 
     def _write(self, image: PillowImage.Image, quality: int) -> bytes:
         buffer = io.BytesIO()
@@ -99,7 +106,8 @@ class Jpeg(PillowCodec):
 
     def _settings(self) -> dict[str, Any]:
         rate, *others = super()._settings().items()
-        return dict([rate, ("subsampling", self.subsampling), *others])
+        more = [("colours", "convert")] if self.any_colours else []
+        return dict([rate, ("subsampling", self.subsampling), *others, *more])
 
     @classmethod
     def missing(cls, **settings: Any) -> str | None:

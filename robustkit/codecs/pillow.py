@@ -55,6 +55,8 @@ class PillowCodec(Codec):
     #: What Pillow raises where a stream is not its format, ends early, or breaks its library's rules. Any other
     #: exception is a defect and stays one.
     refusals: ClassVar[tuple[type[Exception], ...]] = (SyntaxError, OSError, PillowImage.DecompressionBombError)
+    #: Whether an image in other colours than RGB is converted, not refused.
+    any_colours: bool = False
     #: What the default settings promise.
     promises: ClassVar[Profile | None] = None
     neutral_settings: ClassVar[frozenset[str]] = frozenset({"max_pixels"})
@@ -161,7 +163,7 @@ class PillowCodec(Codec):
             except self.refusals as error:
                 raise DecodeError(f"not a readable {self.format} header: {error}") from error
             width, height = opened.size
-            if opened.mode != "RGB":
+            if opened.mode != "RGB" and not self.any_colours:
                 raise DecodeError(self._wrong_colours(opened))
             if width * height > self.max_pixels:
                 raise DecodeError(
@@ -179,7 +181,7 @@ class PillowCodec(Codec):
                 raise DecodeError(f"broken {self.format} data: {error}") from error
             if opened.size != (width, height):
                 raise DecodeError(f"{opened.width}x{opened.height} were decoded, the header declares {width}x{height}")
-            return np.array(opened, dtype=np.uint8)
+            return np.array(opened.convert("RGB") if self.any_colours else opened, dtype=np.uint8)
 
     @contextmanager
     def _pillow_as_set(self) -> Iterator[None]:

@@ -146,16 +146,30 @@ def open_images(
         ImageError: no such set and no such folder, a set that is not here, no image in the folder, or one whose head
             is unreadable or that is smaller than ``crop``.
     """
-    tell = note or (lambda _: None)
     if given == DEFAULT:
         return photographs(256 if crop is None else crop)
-    if given in sets():
-        paths = _of_set(sets()[given], allow_downloads=allow_downloads, tell=tell)
-    else:
-        paths = _of_folder(Path(given), tell)
+    paths = find(given, allow_downloads=allow_downloads, note=note)
     for name, path in paths.items():
         _look(path, name, crop)
     return Files(paths, crop=crop)
+
+
+def find(given: str, *, allow_downloads: bool = False, note: Callable[[str], None] | None = None) -> dict[str, Path]:
+    """The files of a named set or of a folder and those below it, none of them opened as an image yet.
+
+    Args:
+        given, allow_downloads, note: as :func:`open_images` takes them, but for "skimage", which has no folder.
+
+    Returns:
+        name -> file, in order.
+
+    Raises:
+        ImageError: no such set and no such folder, a set that is not here, or no image in the folder.
+    """
+    tell = note or (lambda _: None)
+    if given in sets():
+        return _of_set(sets()[given], allow_downloads=allow_downloads, tell=tell)
+    return _of_folder(Path(given), tell)
 
 
 def cache() -> Path:

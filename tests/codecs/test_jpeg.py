@@ -111,6 +111,7 @@ def test_subsampling_reaches_the_stream(astronaut):
         {"quality": 50, "bpp": 1.0},
         {"subsampling": "4:1:1"},
         {"truncated": "yes"},
+        {"colours": "yes"},
         {"check_size": 1},
         {"max_pixels": 0},
     ],
@@ -357,3 +358,18 @@ def test_a_pillow_without_jpeg_says_what_to_install(monkeypatch):
     monkeypatch.setattr("robustkit.codecs.jpeg.features.check_codec", lambda name: False)
     with pytest.raises(robustkit.CodecUnavailable, match="pip install"):
         robustkit.load_codec("jpeg")
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_colours_are_converted_where_that_is_set(astronaut, mode):
+    file = io.BytesIO()
+    PillowImage.fromarray(astronaut).convert(mode).save(file, "JPEG")
+    stream = file.getvalue()
+    components = len(mode)
+    with pytest.raises(DecodeError, match=f"the frame header declares {components} components, a colour image has 3"):
+        Jpeg(check_size=False).decode(stream)
+    codec = Jpeg(check_size=False, colours="convert")
+    assert np.array_equal(codec.decode(stream), np.asarray(PillowImage.open(file).convert("RGB")))
+    assert codec.describe()["settings"].endswith(" check_size=false colours=convert")
+    own = codec.encode(astronaut)
+    assert np.array_equal(codec.decode(own), Jpeg(check_size=False).decode(own))
