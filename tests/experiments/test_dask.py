@@ -1,4 +1,4 @@
-"""Chunks on a cluster of dask.distributed's: a real scheduler and real workers, of which one is killed in the middle."""
+"""Chunks on a cluster of dask.distributed's: a real scheduler, and real workers of which one is killed midway."""
 
 import os
 import signal
