@@ -1,5 +1,7 @@
 """Experiments as people write them: files, presets, flags, and what is wrong with them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from robustkit.experiments import until
 from robustkit.experiments.draws import PublishedBSC
 from robustkit.experiments.plan import Entry, Plan, PlanError
 
+#: Experiments of robustkit's own.
+NAMED = Path(__file__).parents[2] / "experiments"
 SAID = {"codecs": ["jpeg"], "channels": ["bsc"], "bers": [1e-4, 1e-3]}
 
 
@@ -39,6 +43,14 @@ def test_a_preset_is_a_plan(name):
     from robustkit.experiments.identity import spec_of
 
     assert [spec_of(entry).name for entry in plan.entries] == [entry.codec for entry in plan.entries]
+
+
+@pytest.mark.parametrize("file", sorted(NAMED.glob("*.toml")), ids=lambda file: file.stem)
+def test_a_named_experiment_is_a_plan(file):
+    plan = plans.make(plans.loaded(file))
+    assert (plan.images, plan.crop) == ("skimage", 256)
+    assert len(plan.entries) > 1
+    assert len(plan.channels) > 1
 
 
 def test_the_presets_are_those_that_are_documented():
