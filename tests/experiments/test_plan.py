@@ -1,5 +1,6 @@
 """Experiments as people write them: files, presets, flags, and what is wrong with them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from robustkit.experiments import plan as plans
 from robustkit.experiments import until
 from robustkit.experiments.draws import PublishedBSC
 from robustkit.experiments.plan import Entry, Plan, PlanError
+from robustkit.experiments.rows import SCHEMA
 
 #: Experiments of robustkit's own.
 NAMED = Path(__file__).parents[2] / "experiments"
@@ -164,3 +166,21 @@ def test_the_bounds_hold_whenever_one_looks():
         outside += any(not look.low <= 0.3 <= look.high for look in looks)
     # 5% at the most; 9 of 60 would come by chance in one of a thousand runs.
     assert outside <= 8
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+
+
+def test_the_page_s_file_is_a_plan_and_its_tables_are_whole(tmp_path):
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "experiment.toml").write_text(text)
+    plan = plans.make(plans.loaded(tmp_path / "experiment.toml"))
+    assert [entry.label for entry in plan.entries] == ["jpeg at 1 bpp", "webp+rs(255,223)"]
+    assert len(plan.channels) == 2 * 2 + 1
+    (other,) = re.findall(r"^Other keys are (.*?);", PAGE, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", other + text)) | set(re.findall(r"^(\w+) =", text, re.MULTILINE)) >= set(
+        plans._KEYS
+    ) - {"title", "codecs"}
+    rows_of = dict(re.findall(r"^\| (`.+`) \| (.+) \|$", PAGE, re.MULTILINE))
+    cells = {name for cell in rows_of for name in re.findall(r"`([^`]+)`", cell)}
+    assert cells >= {*SCHEMA.names, *plans.presets()}
