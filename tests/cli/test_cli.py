@@ -12,7 +12,10 @@ from command_line import cli
 
 @pytest.mark.parametrize(
     "command",
-    ["codecs", "encode", "decode", "corrupt", "measure", "match-rate", "replay", "statuses", "calibrate-prior"],
+    [
+        *("codecs", "encode", "decode", "corrupt", "measure", "match-rate", "sweep", "status", "merge", "export"),
+        *("replay", "statuses", "calibrate-prior"),
+    ],
 )
 def test_help_teaches_by_example(command):
     text = cli(command, "--help").stdout
