@@ -195,8 +195,8 @@ def legend(figure: Figure, handles: Sequence[Any], width: Width) -> None:
 
 
 def plain(label: str) -> str:
-    """Text from outside, so that matplotlib shows it letter by letter: no mathematics, no control characters."""
-    return printable(label, lines=False).replace("$", r"\$")
+    """Text from outside as matplotlib shows it letter by letter: no mathematics, no control characters but new lines."""
+    return "\n".join(printable(line, lines=False) for line in label.split("\n")).replace("$", r"\$")
 
 
 def slug(name: str) -> str:
