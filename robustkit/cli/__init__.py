@@ -11,7 +11,22 @@ import sys
 
 import click
 
-from robustkit.cli import calibrate, choose, codecs, corrupt, decode, encode, figures, measure, replay, statuses
+from robustkit.cli import (
+    calibrate,
+    choose,
+    codecs,
+    corrupt,
+    decode,
+    encode,
+    export,
+    figures,
+    measure,
+    merge,
+    replay,
+    status,
+    statuses,
+    sweep,
+)
 
 __all__ = ["main"]
 
@@ -48,5 +63,8 @@ def main() -> None:
         sys.path.append(here)
 
 
-for _room in (codecs, encode, decode, corrupt, measure, replay, statuses, calibrate, figures, choose):
+for _room in (
+    *(codecs, encode, decode, corrupt, measure, sweep, status, merge, export, figures, choose),
+    *(replay, statuses, calibrate),
+):
     main.add_command(_room.command)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from robustkit.extras import missing
 from robustkit.registry import CodecSpec, CodecUnavailable, DuplicateCodec, UnknownCodec, registry
 from robustkit.spelling import SpellingError, settings_of
 
@@ -109,6 +110,12 @@ def spec_of(codec: str, settings: tuple[str, ...]) -> CodecSpec:
         raise click.UsageError(str(error.args[0])) from error
     except DuplicateCodec as error:
         raise click.ClickException(str(error)) from error
+
+
+def needs(*packages: str) -> None:
+    """End with the way out where a package that an extra brings is not installed."""
+    if lacking := missing(*packages):
+        raise click.ClickException(lacking)
 
 
 @contextlib.contextmanager

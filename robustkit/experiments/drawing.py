@@ -195,7 +195,7 @@ def legend(figure: Figure, handles: Sequence[Any], width: Width) -> None:
 
 
 def plain(label: str) -> str:
-    """Text from outside as matplotlib shows it letter by letter: no mathematics, no control characters but new lines."""
+    """Text from outside as matplotlib shows it letter by letter: no mathematics, and of controls only new lines."""
     return "\n".join(printable(line, lines=False) for line in label.split("\n")).replace("$", r"\$")
 
 

@@ -211,8 +211,8 @@ def against(
 
 def vertical(panel: Axes) -> None:
     """Heights by the means: an interval of few images may reach further than any value can."""
-    means = [float(y) for found in panel.lines for y in np.atleast_1d(found.get_ydata()) if len(found.get_ydata()) == 1]
-    finite = [mean for mean in means if math.isfinite(mean)]
+    marks = [np.atleast_1d(np.asarray(found.get_ydata(), dtype=np.float64)) for found in panel.lines]
+    finite = [float(mark[0]) for mark in marks if len(mark) == 1 and math.isfinite(mark[0])]
     if not finite or panel.get_yscale() == "log":
         return
     low, high = min(finite), max(finite)
