@@ -169,7 +169,8 @@ def panels(count: int, width: Width, *, tall: float = 0.62) -> tuple[Figure, lis
     down = -(-count // across)
     # Few panels are not as large as they could be.
     one = WIDTHS[width] / max(across, 3 if width == "page" else 2)
-    figure = Figure(figsize=(WIDTHS[width], down * (one * tall + _AROUND)), layout="constrained")
+    wide = min(WIDTHS[width], max(WIDTHS["column"], across * one))
+    figure = Figure(figsize=(wide, down * (one * tall + _AROUND)), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     flat = [axes for row in grid for axes in row]
     for spare in flat[count:]:
@@ -177,10 +178,10 @@ def panels(count: int, width: Width, *, tall: float = 0.62) -> tuple[Figure, lis
     return figure, flat[:count]
 
 
-def legend(figure: Figure, handles: Sequence[Any], width: Width) -> None:
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """One legend above all panels, where it covers nothing."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    room = max(1, int(WIDTHS[width] / (0.42 + 0.062 * longest)))
+    room = max(1, int(figure.get_figwidth() / (0.42 + 0.062 * longest)))
     rows = -(-len(handles) // room)
     figure.set_figheight(figure.get_figheight() + 0.16 * rows + 0.06)
     figure.legend(

@@ -193,7 +193,7 @@ def against(
             vertical(panel)
         for panel in axes:
             horizontal(panel, steps, places, axis)
-        drawing.legend(figure, [handle(entry, drawn) for entry, drawn in styled.items()], width)
+        drawing.legend(figure, [handle(entry, drawn) for entry, drawn in styled.items()])
     caption = [
         f"Quality and the share of trials without an image, {said}; arrows point to the better side.",
         str(rates(results, entries, tolerance=tolerance)),
