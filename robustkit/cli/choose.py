@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustkit.cli.figures import check_extra
+from robustkit.cli import shared
 from robustkit.errors import RobustkitError
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def command(
     Trials without an image count as a mid-grey image. The margin is paired, on the same images, and codecs that the
     trials can't tell apart from the best are named.
     """
-    check_extra()
-    from robustkit.channels import ChannelError, parse
+    shared.needs("pyarrow")
+    from robustkit.channels import ChannelError
     from robustkit.experiments import envelope, figures
+    from robustkit.experiments.plan import channel_of
     from robustkit.experiments.results import CLEAN
 
     try:
@@ -62,7 +63,7 @@ def command(
         for channel in channels or (CLEAN, *results.channels):
             try:
                 # As the rows have it: bsc(ber=0.001) for bsc(ber=1e-3).
-                named = channel if channel == CLEAN else str(parse(channel))
+                named = channel if channel == CLEAN else str(channel_of(channel))
             except ChannelError:
                 named = channel
             choices += [

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from robustkit import extras, spelling
+from robustkit import spelling
 from robustkit.cli import shared
 from robustkit.errors import RobustkitError
 
@@ -19,16 +19,6 @@ class Remembering(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["robustkit.command"] = shlex.join(["robustkit", str(self.name), *args])
         return super().parse_args(ctx, args)
-
-
-def check_extra() -> None:
-    """End with the way out where a package of the extra is missing.
-
-    Raises:
-        click.ClickException: naming what to install.
-    """
-    if (way := extras.missing(*extras.EXTRAS["experiments"])) is not None:
-        raise click.ClickException(way)
 
 
 @click.command(
@@ -72,7 +62,7 @@ def command(ctx: click.Context, /, directory: Path, out: Path | None, **options:
     beside it; tables as Markdown, LaTeX and CSV; and a page with all of them, figures.md. The files say by which
     command, of which rows and with which versions they were made; the same rows give the same files.
     """
-    check_extra()
+    shared.needs("pyarrow", "matplotlib", "bjontegaard")
     from robustkit.experiments import drawing, figures, rates
 
     compare, which = options.pop("compare"), options.pop("which")

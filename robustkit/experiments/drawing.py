@@ -169,7 +169,8 @@ def panels(count: int, width: Width, *, tall: float = 0.62) -> tuple[Figure, lis
     down = -(-count // across)
     # Few panels are not as large as they could be.
     one = WIDTHS[width] / max(across, 3 if width == "page" else 2)
-    figure = Figure(figsize=(WIDTHS[width], down * (one * tall + _AROUND)), layout="constrained")
+    wide = min(WIDTHS[width], max(WIDTHS["column"], across * one))
+    figure = Figure(figsize=(wide, down * (one * tall + _AROUND)), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     flat = [axes for row in grid for axes in row]
     for spare in flat[count:]:
@@ -177,10 +178,10 @@ def panels(count: int, width: Width, *, tall: float = 0.62) -> tuple[Figure, lis
     return figure, flat[:count]
 
 
-def legend(figure: Figure, handles: Sequence[Any], width: Width) -> None:
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """One legend above all panels, where it covers nothing."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    room = max(1, int(WIDTHS[width] / (0.42 + 0.062 * longest)))
+    room = max(1, int(figure.get_figwidth() / (0.42 + 0.062 * longest)))
     rows = -(-len(handles) // room)
     figure.set_figheight(figure.get_figheight() + 0.16 * rows + 0.06)
     figure.legend(
@@ -195,8 +196,8 @@ def legend(figure: Figure, handles: Sequence[Any], width: Width) -> None:
 
 
 def plain(label: str) -> str:
-    """Text from outside, so that matplotlib shows it letter by letter: no mathematics, no control characters."""
-    return printable(label, lines=False).replace("$", r"\$")
+    """Text from outside as matplotlib shows it letter by letter: no mathematics, and of controls only new lines."""
+    return "\n".join(printable(line, lines=False) for line in label.split("\n")).replace("$", r"\$")
 
 
 def slug(name: str) -> str:

@@ -187,7 +187,7 @@ def table(choices: Sequence[Choice]) -> Table:
                 if not choice.measure.higher_is_better:
                     low, high, behind = -high, -low, f"{text.number(margin.bound.estimate, digits)} "
                 behind += f"[{text.number(low, digits)}, {text.number(high, digits)}]"
-            lines.append([choice.channel, f"{choice.bpp:g}", candidate.entry, f"{candidate.bpp:.4f}",
+            lines.append([choice.channel, f"{choice.bpp:.4g}", candidate.entry, f"{candidate.bpp:.4f}",
                           text.number(candidate.quality.bound.estimate, digits),
                           text.interval(candidate.quality.bound, digits), text.counted(candidate.no_image), behind,
                           apart])  # fmt: skip
@@ -233,8 +233,12 @@ def budgets(results: Results, *, tolerance: float = TOLERANCE) -> list[float]:
     from robustkit.experiments.rates import groups
 
     found = rates(results, tolerance=tolerance)
-    return [
-        max(found.means[entry] for entry in group)
-        for group in groups(found)
-        if len({method(entry) for entry in group}) > 1
-    ]
+    made: list[float] = []
+    for group in groups(found):
+        most = max(found.means[entry] for entry in group)
+        if len({method(entry) for entry in group}) > 1:
+            # Two that are as near to each other as matched rates are one question.
+            if made and most <= made[-1] * (1 + tolerance):
+                made.pop()
+            made.append(most)
+    return made

@@ -189,9 +189,11 @@ def against(
             panel.set_title(f"{Measure(metric, False).label} ↓")
         _shares(axes[-1], results, styled, steps, places, rows, notes)
         axes[-1].set_title(f"{_SHARE} ↓")
+        for panel in axes[:-1]:
+            vertical(panel)
         for panel in axes:
             horizontal(panel, steps, places, axis)
-        drawing.legend(figure, [handle(entry, drawn) for entry, drawn in styled.items()], width)
+        drawing.legend(figure, [handle(entry, drawn) for entry, drawn in styled.items()])
     caption = [
         f"Quality and the share of trials without an image, {said}; arrows point to the better side.",
         str(rates(results, entries, tolerance=tolerance)),
@@ -205,6 +207,18 @@ def against(
         apart = "no damage" if steps[0].channel == CLEAN else steps[0].label.replace("\n", " ")
         caption.insert(1, f"Left of the break: {apart}.")
     return Drawn(name, figure, rows, " ".join(caption))
+
+
+def vertical(panel: Axes) -> None:
+    """Heights by the means: an interval of few images may reach further than any value can."""
+    marks = [np.atleast_1d(np.asarray(found.get_ydata(), dtype=np.float64)) for found in panel.lines]
+    finite = [float(mark[0]) for mark in marks if len(mark) == 1 and math.isfinite(mark[0])]
+    if not finite or panel.get_yscale() == "log":
+        return
+    low, high = min(finite), max(finite)
+    room = 0.25 * (high - low) or 0.05 * abs(high) or 1.0
+    ends = panel.get_ylim()
+    panel.set_ylim(max(ends[0], low - room), min(ends[1], high + room))
 
 
 def handle(entry: str, style: Style) -> Line2D:

@@ -142,10 +142,10 @@ def which_set(results: Results, asked: str | None = None) -> str:
 
 
 def prior(results: Results, entry: str) -> str:
-    """Which prior an entry's rows ran with: "published prior", "embedded prior", "another prior", "no prior"."""
+    """Which prior an entry's rows ran with: "published prior", "embedded prior", "another prior", "no choice"."""
     codec, settings = results.codecs[entry], results.settings[entry]
     if codec not in WITH_PRIOR:
-        return "no prior"
+        return "no choice"
     named = settings.get("prior")
     if named is None:
         return "published prior" if settings.get("preset") == "paper" else "embedded prior"

@@ -44,7 +44,7 @@ def rate_distortion(results: Results, measures: Sequence[Measure], *, width: Wid
             panel.set_title(f"{measure.label} {_arrow(measure)}")
         if plane:
             _plane(axes[-1], results, measures[:2], found, styled)
-        drawing.legend(figure, [handle(name, style) for name, style in styled.items()], width)
+        drawing.legend(figure, [handle(name, style) for name, style in styled.items()])
     caption = [
         "Rate, distortion and perception without damage; a line joins one codec's rates.",
         "Bars: 95% intervals of the mean, images as clusters.",
@@ -161,7 +161,7 @@ def total_rate(
             for panel in axes:
                 panel.set_ylabel(measure.label if panel in axes[:: 4 if width == "page" else 2] else "")
             _share_heights(axes)
-            drawing.legend(figure, [handle(label, style) for label, style in styled.items()], width)
+            drawing.legend(figure, [handle(label, style) for label, style in styled.items()])
         caption = [
             f"{measure.label} over the total rate, protection and containers included, by channel.",
             "Trials without an image are charged as a mid-grey image.",
@@ -306,7 +306,7 @@ def _envelope(
             panel.set_title(f"at most {bpp:.3g} bpp")
             panel.set_ylabel(measure.label if panel in axes[:: 4 if width == "page" else 2] else "")
         _share_heights(axes)
-        drawing.legend(figure, [handle(label, styled[label]) for label in names if label in seen], width)
+        drawing.legend(figure, [handle(label, styled[label]) for label in names if label in seen])
     caption = [
         f"Which codec and protection is best for a total rate, by {name}: {measure.label}, trials without an image "
         "charged as a mid-grey image.",

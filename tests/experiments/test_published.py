@@ -58,7 +58,7 @@ def test_rows_that_come_out_as_published_are_marked_so():
     assert published.which_set(found) == "kodak24"
     table = published.comparison(found, [found.metric("psnr")], "kodak24")
     psnr, share = table.rows
-    assert psnr == ["jpeg", "no prior", "0.001", "PSNR, dB", "7.84 ± 2.14", "7.84 ± 2.14", "0.0", "yes"]
+    assert psnr == ["jpeg", "no choice", "0.001", "PSNR, dB", "7.84 ± 2.14", "7.84 ± 2.14", "0.0", "yes"]
     assert share[5:] == ["50 of 240: 20.83%", "0.0", "yes"]
 
 
@@ -94,7 +94,7 @@ def test_rates_and_fid_are_compared_too():
 @pytest.mark.parametrize(
     ("codec", "settings", "said"),
     [
-        ("jpeg", "{}", "no prior"),
+        ("jpeg", "{}", "no choice"),
         ("turbo-ddcm", "{}", "embedded prior"),
         ("turbo-ddcm", '{"prior": "embedded"}', "embedded prior"),
         ("turbo-ddcm", '{"preset": "paper"}', "published prior"),
