@@ -12,7 +12,7 @@ import pytest
 from robustkit import CodecUnavailable, DecodeError, Image
 from robustkit.images import photographs
 from robustkit.isolation import CodecWorkers, Limits
-from robustkit.registry import registry
+from robustkit.registry import registry, why_missing
 
 BYTES = 100
 #: Processor seconds of one call: a second, and as much again for a processor that is slower or shared.
@@ -53,8 +53,12 @@ def image() -> Image:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hundred_bytes_buy_little_work(name: str, image: Image, tmp_path: Path) -> None:
     limits = Limits(seconds=120, start_seconds=300)
+    spec = registry.get(name).spec()
     try:
-        workers = CodecWorkers(registry.get(name).spec(), directory=tmp_path, limits=limits)
+        # A process that imports torch takes seconds to say the same.
+        if (lacking := why_missing(spec.resolve(), spec.settings)) is not None:
+            raise CodecUnavailable(lacking)
+        workers = CodecWorkers(spec, directory=tmp_path, limits=limits)
     except CodecUnavailable as error:
         pytest.skip(f"{name} does not run here: {error}")
     with workers:

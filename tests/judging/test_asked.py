@@ -5,7 +5,21 @@ import pytest
 
 from robustkit import Outcome
 from robustkit.isolation import Decoded
-from robustkit.judging.opinion import BELIEVED, HISTORY, KEPT, Asked, LeftBehind, Opinions, sampled
+from robustkit.judging.opinion import (
+    BATCH_TOLERANCE,
+    BELIEVED,
+    FAST,
+    HERE,
+    HISTORY,
+    KEPT,
+    SHARE,
+    Asked,
+    LeftBehind,
+    Opinions,
+    difference,
+    elsewhere,
+    sampled,
+)
 from robustkit.judging.work import Cost, Work
 
 SHAPE = (2, 2)
@@ -74,7 +88,7 @@ def test_a_process_that_died_is_fresh_already():
 def test_a_kind_that_came_again_twice_is_believed():
     here, pool, _ = asked(lambda stream, before: CRASH)
     for number in range(BELIEVED + 2):
-        here.decode(bytes([number]), SHAPE)
+        assert here.decode(bytes([number]), SHAPE) is CRASH
     assert len(pool.asked) == 2 * BELIEVED + 2
 
 
@@ -101,7 +115,10 @@ def test_a_crash_of_another_streams_making_is_left_behind_with_the_streams_befor
     assert found.proved
     # Alone; then after the one before it, in a fresh process; and that is fresh again.
     assert pool.asked == [b"spoils", b"innocent", b"innocent", b"spoils", b"innocent"]
-    assert pool.before == []
+    assert (pool.before, pool.fresh) == ([], 3)
+    # What is long is not printed.
+    assert "spoils" not in repr(found)
+    assert "innocent" not in repr(found)
 
 
 def test_what_came_once_did_not_come_again():
@@ -152,6 +169,52 @@ def test_each_stream_of_a_batch_has_its_own_streams_before_it():
     results = here.decode_many([b"1", b"x", b"2", b"y"], SHAPE)
     assert all(found.image is not None for found in results)
     assert [found.before for found in left] == [(b"0", b"1"), (b"0", b"1", b"x", b"2")]
+    assert [found.stream for found in left] == [b"x", b"y"]
+
+
+def test_a_long_batch_has_the_last_streams_before_each():
+    here, _, left = asked(lambda stream, before: CRASH if stream == b"bad" and before else image())
+    for number in range(3):
+        here.decode(bytes([number]), SHAPE)
+    here.decode_many([bytes([100 + number]) for number in range(10)] + [b"bad"], SHAPE)
+    assert left[0].before == tuple(bytes([100 + number]) for number in range(10 - HISTORY, 10))
+
+
+def test_how_much_is_looked_into():
+    assert (HISTORY, BELIEVED, KEPT, FAST, SHARE, BATCH_TOLERANCE) == (8, 2, 5, 0.02, 4, (2, 0.02))
+
+
+@pytest.mark.parametrize(
+    ("here", "locale"),
+    [
+        ({}, "C.UTF-8"),
+        ({"LC_ALL": "POSIX"}, "C.UTF-8"),
+        ({"LC_CTYPE": "C", "LANG": "de_DE.UTF-8"}, "C.UTF-8"),
+        ({"LC_ALL": "", "LANG": "de_DE.UTF-8"}, "C"),
+    ],
+)
+def test_the_locale_elsewhere_is_another(here, locale):
+    assert elsewhere(here)["LC_ALL"] == locale
+
+
+def test_the_hash_seed_and_the_memory_elsewhere_are_others():
+    assert [elsewhere({"PYTHONHASHSEED": seed})["PYTHONHASHSEED"] for seed in ("0", "1", "random")] == ["1", "2", "1"]
+    found = elsewhere({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"})
+    assert found["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0"
+    assert elsewhere({})["GLIBC_TUNABLES"] == "glibc.malloc.tcache_count=0"
+    assert (found["MALLOC_PERTURB_"], found["TZ"], dict(HERE)) == ("165", "RBK-11:30", {"MALLOC_PERTURB_": "0"})
+
+
+def test_what_another_process_says_otherwise_is_told_in_a_line():
+    other = GREY.copy()
+    other[0, 0, 1], other[1, 1, 0] = 90, 255
+    assert difference(image(), image()) is None
+    assert difference(image(), image(other)) == "2 of 4 pixels differ, by up to 155"
+    assert difference(image(), image(GREY[:1])) == "an image of 1 x 2 instead"
+    assert difference(image(), Decoded(None, Outcome.REFUSED, " no\nmore ")) == "refused instead: no"
+    assert difference(image(), Decoded(None, Outcome.HUNG)) == "hung instead"
+    assert difference(REFUSED, image()) == "an image instead"
+    assert difference(REFUSED, Decoded(None, Outcome.REFUSED, "other words")) is None
 
 
 @pytest.mark.parametrize(
@@ -291,6 +354,23 @@ def test_a_batch_may_differ_by_little_and_what_differs_by_more_is_asked_alone(aw
 
     found, _ = opinions(Pool(first, batched=True), Pool(second))
     (result,) = found.decode_many([b"a"], shape=(20, 40), sample=[True])
+    assert (result.outcome is Outcome.UNSTABLE) is unstable
+
+
+def test_a_single_decode_is_held_to_the_pixel_though_the_codec_has_batches():
+    there = GREY.copy()
+    there[0, 0] += 1
+    found, _ = opinions(Pool(batched=True), Pool(lambda stream, before: image(there)))
+    assert found.decode(b"a", shape=SHAPE).outcome is Outcome.UNSTABLE
+
+
+@pytest.mark.parametrize(("pixels", "unstable"), [(2, False), (3, True)])
+def test_a_batch_may_differ_by_a_fiftieth_of_a_level_on_average(pixels, unstable):
+    here = np.full((10, 10, 3), 100, np.uint8)
+    there = here.copy()
+    there[0, :pixels] += 1
+    found, _ = opinions(Pool(lambda stream, before: image(here), batched=True), Pool(lambda s, b: image(there)))
+    (result,) = found.decode_many([b"a"], shape=(10, 10), sample=[True])
     assert (result.outcome is Outcome.UNSTABLE) is unstable
 
 

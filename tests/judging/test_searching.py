@@ -134,6 +134,24 @@ def test_each_bit_of_the_header_is_flipped_alone(layout, space):
     assert (sample.planned, sample.space, str(sample)) == (16, space, f"16 of {space:,} flips: 16 intact")
 
 
+def test_the_header_is_that_of_the_first_stream_that_has_bits():
+    subject = Subject(fine, header=4096)
+    subject.small = {"empty": Clean("empty", IMAGE, b"", Layout((), 0), Decoded(IMAGE, None), {}), **subject.small}
+    assert search_header(subject).space == 2048
+
+
+def test_so_many_draws_are_made_for_a_stream():
+    drawn = []
+
+    def twice(rng, layout):
+        drawn.append(layout)
+        return ErrorPattern(layout.bits, np.array([7]))
+
+    # One damage, whichever image it is of.
+    assert search(Subject(fine, each=10), twice).streams == 1
+    assert len(drawn) == 80
+
+
 def test_a_header_is_no_longer_than_its_stream():
     assert search_header(Subject(fine, header=4096, length=4)).space == 32
 
@@ -156,6 +174,7 @@ def test_failures_are_counted_by_kind_and_told_the_worst_first():
     ]
     assert [k.example.pattern.flips.tolist() for k in result.kinds] == [[400], [100], [300], [0]]
     assert all(kind.least for kind in result.kinds)
+    assert "example" not in repr(result.kinds[0])
     assert str(result) == "2,048 of 2,048 flips: 50 crashed, 1598 intact, 100 misshapen, 300 raised"
 
 
