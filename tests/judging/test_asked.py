@@ -229,6 +229,7 @@ def test_what_another_process_says_otherwise_is_told_in_a_line():
     ],
 )
 def test_what_is_proved(outcome, again, harmless, proved):
+    assert not LeftBehind("x", outcome, None, ()).again
     assert LeftBehind("x", outcome, None, (), again, harmless).proved is proved
 
 
@@ -275,7 +276,7 @@ def test_what_gives_no_image_is_asked_of_one_process():
     assert (found.images, found.asked, made) == (0, 0, [])
 
 
-@pytest.mark.parametrize(("seconds", "unstable"), [(2.0, True), (7.4, True), (7.6, False)])
+@pytest.mark.parametrize(("seconds", "unstable"), [(2.0, True), (7.5, True), (7.6, False)])
 def test_a_hang_elsewhere_counts_where_the_first_was_far_from_its_limit(seconds, unstable):
     found, _ = opinions(
         Pool(lambda stream, before: image(seconds=seconds)), Pool(lambda stream, before: HANG), limit=30.0
@@ -321,6 +322,17 @@ def test_now_and_then_the_second_process_decodes_what_was_refused():
         found.decode(bytes([number]), shape=SHAPE)
     assert second.asked.count(b"no") == 2
     assert second.asked[:2] == [b"no", b"\0"]
+
+
+def test_what_was_refused_among_trials_is_decoded_by_the_second_process_too():
+    first, second = Pool(lambda stream, before: REFUSED if stream == b"no" else image()), Pool()
+    found, _ = opinions(first, second)
+    found.decode_many([b"no", b"yes"], shape=SHAPE, sample=[False, False], known=[GREY, GREY])
+    found.decode_many([], shape=SHAPE, sample=[])
+    second.asked.clear()
+    found.asked = 0
+    found.decode(b"then", shape=SHAPE)
+    assert second.asked == [b"no", b"then"]
 
 
 def test_trials_are_asked_again_in_another_order_but_not_what_came_intact():
@@ -375,10 +387,11 @@ def test_a_batch_may_differ_by_a_fiftieth_of_a_level_on_average(pixels, unstable
 
 
 def test_without_batches_any_difference_counts():
-    there = GREY.copy()
+    here = np.full((20, 40, 3), 100, np.uint8)
+    there = here.copy()
     there[0, 0] += 1
-    found, _ = opinions(Pool(), Pool(lambda stream, before: image(there)))
-    (result,) = found.decode_many([b"a"], shape=SHAPE, sample=[True])
+    found, _ = opinions(Pool(lambda stream, before: image(here)), Pool(lambda stream, before: image(there)))
+    (result,) = found.decode_many([b"a"], shape=(20, 40), sample=[True])
     assert result.outcome is Outcome.UNSTABLE
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,32 @@ def test_the_header_is_that_of_the_first_stream_that_has_bits():
     subject = Subject(fine, header=4096)
     subject.small = {"empty": Clean("empty", IMAGE, b"", Layout((), 0), Decoded(IMAGE, None), {}), **subject.small}
     assert search_header(subject).space == 2048
+
+
+def test_images_are_drawn_from_in_the_order_of_their_names():
+    one, other = Subject(fine), Subject(fine)
+    other.small = dict(reversed(other.small.items()))
+    for subject in (one, other):
+        subject.small["other"] = Clean("other", IMAGE, b"\xff" * 50, Layout((), 400), Decoded(IMAGE, None), {})
+        search(subject, draws.bit_flips)
+    assert one.tried == other.tried
+
+
+def test_the_least_of_what_was_tried_is_the_example():
+    def says(stream):
+        return failing(Outcome.RAISED, "E: x") if len(bits_of(stream)) else fine(stream)
+
+    subject = Subject(says, each=100)
+    subject.effort = replace(subject.effort, shrinks=0)
+    (kind,) = search(subject, draws.bit_flips).kinds
+    fewest = min(len(bits_of(stream)) for stream, _ in subject.tried if len(bits_of(stream)))
+    assert not kind.least
+    assert len(bits_of(kind.example.stream)) <= fewest
+    assert kind.count > 50
+
+
+def test_how_many_kinds_are_made_small():
+    assert (MOST_KINDS, searching.HEADER_BITS) == (8, 2048)
 
 
 def test_so_many_draws_are_made_for_a_stream():
