@@ -3,6 +3,8 @@
 import pytest
 
 from robustkit.judging.assess import assess_corrupted, assess_monotone, assess_quality, assess_refused
+from robustkit.judging.finding import Verdict
+from robustkit.judging.silent import silently_wrong
 from robustkit.judging.subject import Subject
 from robustkit.judging.trial import Trial
 from robustkit.plugin.claim import Claim
@@ -38,7 +40,10 @@ def test_corrupted_share_stays_within_the_declared(promised: Subject, claim: Cla
 @pytest.mark.robustkit_claim("degradation.refused")
 def test_refused_share_stays_within_the_declared(promised: Subject, claim: Claim) -> None:
     """Catches a codec that saves its quality figures by refusing whatever is damaged."""
-    claim.judge(assess_refused(profile_of(promised), every_trial(promised)))
+    trials = every_trial(promised)
+    claim.judge(assess_refused(profile_of(promised), trials))
+    for silent in silently_wrong(trials):
+        claim.note(Verdict.NOTED, f"{silent}", severity=f"{silent.channel}", numbers=silent.numbers)
 
 
 @pytest.mark.robustkit_claim("decode.survives.trials")

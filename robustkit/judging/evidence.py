@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from robustkit.judging.trial import Clean, Trial
 from robustkit.minimise import describe
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
-from robustkit.registry import CodecUnavailable
+from robustkit.registry import CodecSpec, CodecUnavailable
 from robustkit.spelling import place
 
 _CUT_SHORT = " (shrinking was cut short)"
@@ -23,6 +25,20 @@ _CUT_SHORT = " (shrinking was cut short)"
 def first_line(text: str) -> str:
     """The first line of what a worker said, cut to a line's length."""
     return text.strip().splitlines()[0][:200] if text.strip() else "no message"
+
+
+def replay_folder(directory: Path, spec: CodecSpec) -> Path:
+    """Where a codec's replay files go: settings that were given have a folder of their own.
+
+    Args:
+        directory: the report folder.
+        spec: the codec and its settings.
+    """
+    name = slug(spec.name)
+    if spec.settings:
+        text = json.dumps(dict(spec.settings), sort_keys=True, default=str)
+        name = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return directory / "replay" / name
 
 
 class Evidence:

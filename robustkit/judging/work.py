@@ -148,7 +148,8 @@ def _larger(found: Most, record: Most | None) -> Most:
 def _least(found: Most, again: Callable[[], Iterator[Decoded]], which: int) -> Most:
     """``found`` with what the cheapest of its repetitions took."""
     taken = found.taken
-    for decoded, _ in zip(again(), range(REPEATS), strict=False):
+    # The count first: what ends last asks for one repetition too many.
+    for _, decoded in zip(range(REPEATS), again(), strict=False):
         if decoded.outcome not in LOST:
             taken = min(taken, Cost(decoded.seconds, decoded.memory)[which])
         if taken <= found.limit:

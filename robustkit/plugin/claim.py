@@ -16,11 +16,11 @@ import pytest
 
 from robustkit.isolation import Decoded
 from robustkit.judging.assess import Assessment
-from robustkit.judging.evidence import Evidence, first_line
+from robustkit.judging.evidence import Evidence, first_line, replay_folder
 from robustkit.judging.finding import Finding, Verdict
 from robustkit.judging.search import SearchResult
 from robustkit.judging.shrink import Counterexample
-from robustkit.judging.subject import Subject, slug
+from robustkit.judging.subject import Subject
 from robustkit.judging.trial import Clean, Trial
 from robustkit.judging.waivers import Waiver
 from robustkit.outcome import Failure, Outcome
@@ -99,7 +99,7 @@ class Claim:
         self.identity = identity
         self.title = title
         self._record = record
-        self._evidence = Evidence(codec, identity, title, report_dir / "replay" / slug(codec.name))
+        self._evidence = Evidence(codec, identity, title, replay_folder(report_dir, codec.spec))
         self._findings: list[Finding] = []
         self._failures: list[tuple[list[str], str | None]] = []
         self._waivers = Waivers() if waivers is None else waivers

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from robustkit import Codec, DecodeError, Layout, Outcome, Region
-from robustkit.isolation import Decoded, Limits
+from robustkit.isolation import Limits
 from robustkit.judging import draws
-from robustkit.judging.effort import EFFORTS, Effort, cost, cost_of
+from robustkit.judging.effort import EFFORTS, Effort
 from robustkit.judging.evidence import Evidence
 from robustkit.judging.search import search, search_garbage, search_header, try_streams
 from robustkit.judging.subject import Subject
@@ -350,34 +350,6 @@ def test_one_seed_tries_the_same_streams_and_another_others(under_test, monkeypa
     assert streams(3) == streams(3)
     assert streams(3) != streams(4)
     assert streams("a word") == streams("a word")
-
-
-@pytest.mark.parametrize("name", EFFORTS)
-@pytest.mark.parametrize(
-    ("decode", "least", "most"), [(0.0002, 2000, 20_000), (0.002, 2000, 8000), (0.1, 120, 250), (9.0, 120, 150)]
-)
-def test_effort_is_counted_in_decodes(name, decode, least, most):
-    quick, sizes = EFFORTS["quick"].sized(decode), EFFORTS[name].sized(decode)
-    assert least <= 7 * quick.each + min(quick.header, 2048) <= most
-    assert quick.each >= 16
-    assert sizes.each >= quick.each
-    assert sizes.header >= quick.header
-    for size in sizes:
-        assert size & (size - 1) == 0
-
-
-def test_decodes_of_about_the_same_time_make_searches_of_the_same_size():
-    assert len({EFFORTS["quick"].sized(ms / 1000) for ms in (1.6, 1.8, 2.0, 2.2, 2.4)}) == 1
-
-
-def test_work_costs_what_it_keeps_processors_busy_unless_it_waits_for_something_else():
-    assert cost(0.1, 0.1) == cost(0.1, 1.6) == 0.1
-    # A device, or a clock: no load makes work take so much longer.
-    assert cost(0.1, 2.0) == 2.0
-    assert cost(0.0, 0.05) == 0.0
-    assert cost(0.0, 0.1) == 0.1
-    loaded = [Decoded(None, None, seconds=s, processor=p) for s, p in ((0.9, 0.02), (0.3, 0.03), (0.4, 0.05))]
-    assert cost_of(loaded) == 0.02
 
 
 class Works(Named):
