@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from robustkit.cli import calibrate, codecs, corrupt, decode, encode, measure, replay, statuses
+from robustkit.cli import calibrate, codecs, corrupt, decode, encode, exchange, measure, replay, statuses
 
 __all__ = ["main"]
 
@@ -48,5 +48,5 @@ def main() -> None:
         sys.path.append(here)
 
 
-for _room in (codecs, encode, decode, corrupt, measure, replay, statuses, calibrate):
+for _room in (codecs, encode, decode, corrupt, measure, exchange, replay, statuses, calibrate):
     main.add_command(_room.command)

@@ -19,6 +19,7 @@ from typing import Any
 from robustkit.codec import Image
 from robustkit.isolation import tree, wire
 from robustkit.isolation.child import LOST_CONNECTION
+from robustkit.isolation.hook import Hook
 from robustkit.isolation.limits import Limits, kernel_kills, resident, says_out_of_memory
 from robustkit.isolation.start import INSIDE, WorkerError, order, start, variables
 from robustkit.outcome import Outcome
@@ -72,6 +73,7 @@ class Worker:
         limits: time and memory.
         environment: variables for the process on top of this one's, of which it does not get the secrets.
         directory: where it works; here if not given.
+        hook: what it runs around each decode.
 
     Attributes:
         replaced: why a process was replaced though it had answered all that it was asked, and how often.
@@ -85,6 +87,7 @@ class Worker:
         *,
         environment: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
+        hook: Hook | None = None,
     ) -> None:
         self.replaced: Counter[str] = Counter()
         self.suspects: dict[str, tuple[bytes, ...]] = {}
@@ -97,7 +100,7 @@ class Worker:
         self._environment = variables(
             environment or {}, seconds=limits.seconds, inherits_python=self._python is None, source=os.environ
         )
-        self._order = order(spec, limits.memory)
+        self._order = order(spec, limits.memory, hook)
         self._name = spec.name
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -176,6 +179,16 @@ class Worker:
             self._asked = False
             if operation in _DECODES:
                 decoded.extend(bytes(b) for b in buffers[-_BEFORE:])
+
+    def hook(self, settings: Mapping[str, Any] | None) -> Answer:
+        """Give the hook settings, which a process in place of this one gets too, and ask what it has to say.
+
+        Raises:
+            WorkerDied, CodecUnavailable, WorkerError: as :meth:`ask`.
+        """
+        if settings is not None:
+            self._order["hook"]["settings"] = dict(settings)
+        return self.ask("hook", settings=None if settings is None else dict(settings))
 
     def images(self, answer: Answer, sizes: Sequence[tuple[int, int]]) -> list[Image]:
         """The images that ``answer`` announces, as arrays of their own.
@@ -529,10 +542,12 @@ def failed(name: str) -> Outcome:
 def _tells_of_a_codec(value: object) -> bool:
     """Whether the answer to "load" has what the parent reads in it."""
     kinds = {"name": str, "family": str, "known_defects": dict, "device": str, "sources": str, "batched": bool}
-    kinds |= {"resident": int, "peak": int}
+    kinds |= {"resident": int, "peak": int, "tolerance": list}
     if not isinstance(value, dict) or not isinstance(value.get("profile", ""), dict | None):
         return False
-    return all(type(value.get(key)) is kind for key, kind in kinds.items())
+    if not all(type(value.get(key)) is kind for key, kind in kinds.items()):
+        return False
+    return len(value["tolerance"]) == 2 and all(type(n) is float and 0 <= n <= 255 for n in value["tolerance"])
 
 
 def _manner(status: int | None) -> str:

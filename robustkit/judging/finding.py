@@ -51,6 +51,8 @@ CLAIMS: Mapping[str, str] = {
     "encode.deterministic": "encoding is deterministic",
     "decode.deterministic": "decoding is deterministic",
     "decode.batch-equals-single": "decoding a batch equals decoding singly",
+    "decode.cross-platform": "another platform decodes the same",
+    "decode.jitter": "one ulp does not desynchronise",
     "layout.names-every-bit": "layout names every bit",
     "layout.payload-matters": "payload bits change the picture",
     "degradation.quality": "quality degrades within the declared thresholds",
