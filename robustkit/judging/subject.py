@@ -178,7 +178,7 @@ class Subject:
         """A process whose arithmetic can be changed: :data:`robustkit.isolation.ARITHMETIC`.
 
         Args:
-            place: "default", "avx2" or "avx512", the instructions that it has; or "cuda".
+            place: "default", "avx2" or "avx512", the instructions that it has; "cuda"; or "here", as they are.
 
         Raises:
             CodecUnavailable: the codec can't be loaded there.
@@ -186,9 +186,9 @@ class Subject:
         from robustkit.judging.crossplatform import on_device, variables
 
         return self.fresh_workers(
-            spec=on_device(self.spec, "cuda" if place == "cuda" else "cpu"),
+            spec=self.spec if place == "here" else on_device(self.spec, "cuda" if place == "cuda" else "cpu"),
             limits=replace(self.limits, seconds=PATIENCE * self.limits.seconds),
-            environment=HERE if place == "cuda" else {**HERE, **variables(place)},
+            environment=HERE if place in ("cuda", "here") else {**HERE, **variables(place)},
             hook=ARITHMETIC,
         )
 
