@@ -64,6 +64,10 @@ class Codec(ABC):
     #: ("crashed", "crashed: SIGSEGV"), the claim ("decode.deterministic") or the stream ("stream:" and digits of its
     #: SHA-256) that shows it. They stay failures, unless whoever tests the codec accepts them.
     known_defects: ClassVar[Mapping[str, str]] = {}
+    #: How far the pixels of one stream may lie apart between two machines, in grey levels: at worst, and on average.
+    #: Processors and libraries round floats otherwise, and so a pixel here and there; a codec that computes with whole
+    #: numbers alone may say (0, 0).
+    tolerance: ClassVar[tuple[float, float]] = (2.0, 0.05)
 
     #: The settings that it was built with.
     _given: Mapping[str, Any]
@@ -148,6 +152,7 @@ class _Adapted(Codec):
         self._found = found
         self.profile = getattr(found, "profile", None)
         self.known_defects = getattr(found, "known_defects", {})  # type: ignore[misc]
+        self.tolerance = getattr(found, "tolerance", Codec.tolerance)  # type: ignore[misc]
 
     def encode(self, image: Image) -> bytes:
         encoded: bytes = self._found.encode(image)

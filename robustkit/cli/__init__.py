@@ -18,6 +18,7 @@ from robustkit.cli import (
     corrupt,
     decode,
     encode,
+    exchange,
     export,
     figures,
     match_rate,
@@ -66,6 +67,6 @@ def main() -> None:
 
 for _room in (
     *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export, figures, choose),
-    *(replay, statuses, calibrate),
+    *(exchange, replay, statuses, calibrate),
 ):
     main.add_command(_room.command)

@@ -36,6 +36,11 @@ BYTES_A_SYMBOL = 2 + (16 + 240) // 2
 #: How reading beyond a stream shows: a crash, or whatever lies there.
 READS_BEYOND = ("crashed", "unstable", "decode.deterministic", "decode.batch-equals-single")
 ISSUE = "https://github.com/InterDigitalInc/CompressAI/issues/300"
+#: How a coder whose tables are chosen by floats shows, where another machine rounds them otherwise.
+OUT_OF_STEP = ("decode.cross-platform", "decode.jitter")
+OUT_OF_STEP_ISSUE = "https://github.com/InterDigitalInc/CompressAI/issues/279"
+#: The parts of a model that choose the tables from side information.
+_HYPER = ("h_s", "h_mean_s", "h_scale_s")
 
 
 class CompressAI(Codec):
@@ -43,7 +48,9 @@ class CompressAI(Codec):
 
     compressai's coder has no end pointer: from a damaged stream it may read beyond its buffer and kill the process.
     With ``hardened`` zeros follow each stream, as many as all symbols can take; latents beyond ``LARGEST_LATENT`` are
-    refused before the coder and clamped after it; and an image that is not finite is refused.
+    refused before the coder and clamped after it; and an image that is not finite is refused. What chooses the coder's
+    tables from side information computes in float64, so that machines agree on them; an autoregressive model's context
+    still does not.
 
     Args:
         quality: the zoo's, 1 to 8 (cheng2020: 1 to 6); 3 by default.
@@ -68,6 +75,8 @@ class CompressAI(Codec):
     megabytes: ClassVar[int]
     default_quality: ClassVar[int | None] = 3
     always_hardened: ClassVar[bool] = False
+    #: Whether an autoregressive context chooses the coder's tables.
+    chosen_by_context: ClassVar[bool] = False
     promises: ClassVar[Profile | None] = None
     #: The guard changes no image that an undamaged stream gives.
     neutral_settings: ClassVar[frozenset[str]] = frozenset({"hardened", "max_pixels", "device"})
@@ -85,7 +94,10 @@ class CompressAI(Codec):
     ) -> None:
         self.profile = self.promised(self.promises)
         self.hardened = hardened or self.always_hardened
-        self.known_defects = {} if self.hardened else dict.fromkeys(READS_BEYOND, ISSUE)
+        known = {} if self.hardened else dict.fromkeys(READS_BEYOND, ISSUE)
+        if self.chosen_by_context or not self.hardened:
+            known |= dict.fromkeys(OUT_OF_STEP, OUT_OF_STEP_ISSUE)
+        self.known_defects = known
         self.max_pixels = max_pixels
         self.device = torch.device(device)
         self.quality = self.default_quality if quality is None else quality
@@ -106,6 +118,9 @@ class CompressAI(Codec):
             for module in self.model.modules():
                 if hasattr(module, "entropy_coder"):
                     module.entropy_coder = GuardedCoder(module.entropy_coder)
+            for name in _HYPER:
+                if hasattr(self.model, name):
+                    setattr(self.model, name, InDouble(getattr(self.model, name)))
         with torch.inference_mode(), self._coder(1):
             told = self.model.compress(torch.zeros(1, 3, MULTIPLE, MULTIPLE, device=self.device))
         #: The shape that ``decompress`` wants for an image of one step of the grid, and how many strings.
@@ -258,6 +273,25 @@ class CompressAI(Codec):
         }
 
 
+class InDouble(torch.nn.Module):
+    """A module that takes and gives float32, and computes in float64.
+
+    Machines differ there by a billionth of what they do in float32, and so give the same float32, but for one value in
+    some ten million.
+
+    Args:
+        module: of float32; it is changed.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module.double()
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.module(numbers.double())
+        return found.float()
+
+
 class GuardedCoder:
     """compressai's rANS coder with room to read behind a stream, and with bounded symbols.
 
@@ -371,6 +405,7 @@ class JointAutoregressive(CompressAI):
     """The autoregressive and hierarchical prior of Minnen et al. 2018 (arXiv 1809.02736)."""
 
     name: ClassVar[str] = "mbt2018"
+    chosen_by_context: ClassVar[bool] = True
     architecture: ClassVar[str] = "mbt2018"
     megabytes: ClassVar[int] = 57
 
@@ -379,6 +414,7 @@ class Cheng2020Anchor(CompressAI):
     """Cheng et al. 2020 (arXiv 2001.01568), without attention."""
 
     name: ClassVar[str] = "cheng2020-anchor"
+    chosen_by_context: ClassVar[bool] = True
     architecture: ClassVar[str] = "cheng2020-anchor"
     qualities: ClassVar[range] = range(1, 7)
     megabytes: ClassVar[int] = 47
@@ -388,6 +424,7 @@ class Cheng2020Attention(CompressAI):
     """Cheng et al. 2020 (arXiv 2001.01568), with attention."""
 
     name: ClassVar[str] = "cheng2020-attn"
+    chosen_by_context: ClassVar[bool] = True
     architecture: ClassVar[str] = "cheng2020-attn"
     qualities: ClassVar[range] = range(1, 7)
     megabytes: ClassVar[int] = 53
@@ -397,6 +434,7 @@ class Elic2022(CompressAI):
     """ELIC, He et al. 2022 (arXiv 2203.10886), as compressai has it. Its zoo has no weights."""
 
     name: ClassVar[str] = "elic2022"
+    chosen_by_context: ClassVar[bool] = True
     architecture: ClassVar[str] = "elic2022-official"
     megabytes: ClassVar[int] = 142
 

@@ -13,8 +13,9 @@ only between two decodes.
 """
 
 from robustkit.isolation.decoded import Decoded, fingerprint
+from robustkit.isolation.hook import ARITHMETIC, Hook
 from robustkit.isolation.limits import Limits
 from robustkit.isolation.start import WorkerError
 from robustkit.isolation.workers import Attributes, CodecWorkers
 
-__all__ = ["Attributes", "CodecWorkers", "Decoded", "Limits", "WorkerError", "fingerprint"]
+__all__ = ["ARITHMETIC", "Attributes", "CodecWorkers", "Decoded", "Hook", "Limits", "WorkerError", "fingerprint"]

@@ -108,10 +108,12 @@ def failed(name: str) -> Outcome:
 def tells_of_a_codec(value: object) -> bool:
     """Whether the answer to "load" has what the parent reads in it."""
     kinds = {"name": str, "family": str, "known_defects": dict, "device": str, "sources": str, "batched": bool}
-    kinds |= {"resident": int, "peak": int}
+    kinds |= {"resident": int, "peak": int, "tolerance": list}
     if not isinstance(value, dict) or not isinstance(value.get("profile", ""), dict | None):
         return False
-    return all(type(value.get(key)) is kind for key, kind in kinds.items())
+    if not all(type(value.get(key)) is kind for key, kind in kinds.items()):
+        return False
+    return len(value["tolerance"]) == 2 and all(type(n) is float and 0 <= n <= 255 for n in value["tolerance"])
 
 
 def says_machine(message: str) -> bool:

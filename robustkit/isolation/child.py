@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import faulthandler
 import hashlib
+import importlib
 import inspect
 import json
 import math
@@ -25,6 +26,7 @@ import numpy.typing as npt
 
 from robustkit.codec import Codec, DecodeError, DecoderFailed, EncodeError, Image, Layout
 from robustkit.isolation import wire
+from robustkit.isolation.hook import Around
 from robustkit.isolation.limits import Busy, Usage, cap_address_space, is_out_of_memory, peak_bytes, resident
 from robustkit.isolation.surroundings import Growth, Surroundings
 from robustkit.outcome import Outcome
@@ -80,6 +82,7 @@ class _Child:
         self._inbox = wire.Inbox()
         self._surroundings: Surroundings | None = None
         self._codec: Codec
+        self._hook: Around | None = None
         self._seconds = 0.0
         self._resident = 0
         self._growth, self._usage = Growth(0), Usage()
@@ -90,6 +93,7 @@ class _Child:
             "decode_batch": self._decode_batch,
             "layout": self._layout,
             "describe": self._describe,
+            "hook": self._set_hook,
         }
 
     def serve(self) -> None:
@@ -157,6 +161,9 @@ class _Child:
         }
 
     def _load(self, request: dict[str, Any]) -> _Answer:
+        if (hook := request["hook"]) is not None:
+            self._hook = getattr(importlib.import_module(hook["module"]), hook["attribute"])()
+            self._hook.set(**hook["settings"])
         target = Target(request["module"], request["attribute"], request["file"])
         self._codec = codec = CodecSpec(request["name"], target, request["settings"]).load()
         profile = getattr(codec, "profile", None)
@@ -176,6 +183,7 @@ class _Child:
             "device": device,
             "sources": _sources(target.module),
             "profile": None if profile is None else profile.to_mapping(),
+            "tolerance": _tolerance(codec),
             "batched": getattr(type(codec), "decode_batch", Codec.decode_batch) is not Codec.decode_batch,
             "resident": self._resident,
             "peak": peak_bytes(resource.getrusage(resource.RUSAGE_SELF)),
@@ -202,16 +210,18 @@ class _Child:
 
     def _decode(self, request: dict[str, Any]) -> _Answer:
         (stream,) = self._streams(request)
-        started = time.perf_counter()
-        decoded = self._codec.decode(stream)
-        self._seconds = time.perf_counter() - started
+        with self._around():
+            started = time.perf_counter()
+            decoded = self._codec.decode(stream)
+            self._seconds = time.perf_counter() - started
         return self._results([decoded], request["shape"], batch=False)
 
     def _decode_batch(self, request: dict[str, Any]) -> _Answer:
         streams = self._streams(request)
-        started = time.perf_counter()
-        decoded = self._codec.decode_batch(streams)
-        self._seconds = time.perf_counter() - started
+        with self._around():
+            started = time.perf_counter()
+            decoded = self._codec.decode_batch(streams)
+            self._seconds = time.perf_counter() - started
         results = _items(decoded)
         if results is None or len(results) != len(streams):
             size = f" of {len(results)}" if results is not None else ""
@@ -230,6 +240,15 @@ class _Child:
     def _describe(self, request: dict[str, Any]) -> _Answer:
         describe = getattr(self._codec, "describe", dict)
         return {str(k): str(v)[:_LONGEST_TEXT] for k, v in dict(describe()).items()}, ()
+
+    def _set_hook(self, request: dict[str, Any]) -> _Answer:
+        assert self._hook is not None
+        if request["settings"] is not None:
+            self._hook.set(**request["settings"])
+        return self._hook.told(), ()
+
+    def _around(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._hook is None else self._hook.around()
 
     def _streams(self, request: dict[str, Any]) -> list[bytes]:
         streams, offset = [], 0
@@ -257,6 +276,22 @@ class _Child:
                 images.append(image)
                 results.append({"size": [int(n) for n in image.shape[:2]]})
         return results, images
+
+
+def _tolerance(codec: object) -> list[float]:
+    """How far a codec's pixels may lie apart between machines, as it says.
+
+    Raises:
+        CodecUnavailable: it says something else.
+    """
+    said = getattr(codec, "tolerance", Codec.tolerance)
+    try:
+        maximum, mean = (float(part) for part in said)
+    except (TypeError, ValueError):
+        maximum = mean = -1.0
+    if not 0 <= mean <= maximum <= 255:
+        raise CodecUnavailable(f"tolerance = {said!r:.99}: give grey levels at worst and on average, such as (2, 0.05)")
+    return [maximum, mean]
 
 
 def _device(codec: object) -> str:

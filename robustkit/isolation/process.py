@@ -20,6 +20,7 @@ from robustkit.codec import Image
 from robustkit.isolation import tree, wire
 from robustkit.isolation.answer import Answer, NotLoaded, alike, parse, says_machine, tells_of_a_codec
 from robustkit.isolation.child import LOST_CONNECTION
+from robustkit.isolation.hook import Hook
 from robustkit.isolation.limits import Limits, kernel_kills, resident, says_out_of_memory
 from robustkit.isolation.start import INSIDE, WorkerError, order, start, variables
 from robustkit.isolation.streams import Desk
@@ -59,6 +60,7 @@ class Worker:
         desk: its folder, for temporary files too.
         environment: variables for the process on top of this one's, of which it does not get the secrets.
         directory: where it works; here if not given.
+        hook: what it runs around each decode.
 
     Attributes:
         replaced: why a process was replaced though it had answered all that it was asked, and how often.
@@ -75,6 +77,7 @@ class Worker:
         *,
         environment: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
+        hook: Hook | None = None,
     ) -> None:
         self.replaced: Counter[str] = Counter()
         self.processor = 0.0
@@ -93,7 +96,7 @@ class Worker:
             inherits_python=self._python is None,
             source=os.environ,
         )
-        self._order = order(spec, limits.memory)
+        self._order = order(spec, limits.memory, hook)
         self._name = spec.name
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -204,6 +207,16 @@ class Worker:
             self._asked = False
             if operation in _DECODES:
                 decoded.extend(bytes(b) for b in buffers[-_BEFORE:])
+
+    def hook(self, settings: Mapping[str, Any] | None) -> Answer:
+        """Give the hook settings, which a process in place of this one gets too, and ask what it has to say.
+
+        Raises:
+            WorkerDied, CodecUnavailable, WorkerError: as :meth:`ask`.
+        """
+        if settings is not None:
+            self._order["hook"]["settings"] = dict(settings)
+        return self.ask("hook", settings=None if settings is None else dict(settings))
 
     def images(self, answer: Answer, sizes: Sequence[tuple[int, int]]) -> list[Image]:
         """The images that ``answer`` announces, as arrays of their own.

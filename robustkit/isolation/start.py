@@ -16,6 +16,7 @@ from robustkit.codec import MARK, TIME_LIMIT
 from robustkit.errors import RobustkitError
 from robustkit.isolation import guard
 from robustkit.isolation.environment import clean
+from robustkit.isolation.hook import Hook
 from robustkit.registry import CodecSpec
 
 #: Set in a worker's environment.
@@ -53,8 +54,8 @@ def variables(
     return {**found, **more, INSIDE: "1", TIME_LIMIT: repr(seconds)}
 
 
-def order(spec: CodecSpec, memory: int) -> dict[str, Any]:
-    """What a worker is told to load.
+def order(spec: CodecSpec, memory: int, hook: Hook | None = None) -> dict[str, Any]:
+    """What a worker is told to load; ``hook`` is what it runs around each decode.
 
     Raises:
         WorkerError: a setting is nothing that can be told.
@@ -73,6 +74,7 @@ def order(spec: CodecSpec, memory: int) -> dict[str, Any]:
         "file": spec.target.file,
         "settings": settings,
         "memory": memory,
+        "hook": None if hook is None else hook.order(),
     }
 
 

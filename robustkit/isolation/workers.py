@@ -20,6 +20,7 @@ import numpy as np
 from robustkit.codec import DecodeError, EncodeError, Image, Layout, Region
 from robustkit.isolation.answer import Answer, failed
 from robustkit.isolation.decoded import Decoded
+from robustkit.isolation.hook import Hook
 from robustkit.isolation.limits import Limits
 from robustkit.isolation.process import Worker, WorkerDied
 from robustkit.isolation.start import WorkerError
@@ -37,6 +38,7 @@ class Attributes(NamedTuple):
         name, family, known_defects: the codec's own.
         device: device class that it computes on: "cpu", "cuda".
         sources: SHA-256 of the Python files that its package had loaded by then, in hexadecimal.
+        tolerance: how far its pixels may lie apart between machines, in grey levels: at worst, on average.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Attributes(NamedTuple):
     known_defects: Mapping[str, str]
     device: str
     sources: str
+    tolerance: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class CodecWorkers:
         environment: variables for the processes on top of this one's, such as ``MALLOC_PERTURB_`` or ``LC_ALL``.
         directory_of_work: the processes' working directory; this one's if not given.
         loaded_before: whether another pool has loaded the codec.
+        hook: what the processes run around each decode.
 
     Raises:
         CodecUnavailable: the codec can't be loaded; the message says why.
@@ -86,6 +90,7 @@ class CodecWorkers:
         environment: Mapping[str, str] | None = None,
         directory_of_work: str | os.PathLike[str] | None = None,
         loaded_before: bool = False,
+        hook: Hook | None = None,
     ) -> None:
         if workers < 1 or batch < 1:
             raise ValueError(f"workers = {workers!r}, batch = {batch!r}: give 1 or more")
@@ -98,7 +103,12 @@ class CodecWorkers:
         try:
             for _ in range(workers):
                 worker = Worker(
-                    spec, limits or Limits(), self._streams.desk(), environment=variables, directory=directory_of_work
+                    spec,
+                    limits or Limits(),
+                    self._streams.desk(),
+                    environment=variables,
+                    directory=directory_of_work,
+                    hook=hook,
                 )
                 worker.has_loaded = loaded_before
                 self._workers.append(worker)
@@ -114,7 +124,9 @@ class CodecWorkers:
         except BaseException:
             self.close()
             raise
-        self._attributes = Attributes(**{name: about[name] for name in Attributes._fields})
+        told = {name: about[name] for name in Attributes._fields}
+        self._attributes = Attributes(**{**told, "tolerance": tuple(about["tolerance"])})
+        self._hooked = hook is not None
         self._batched = bool(about["batched"])
         self._description: dict[str, str] | None = None
 
@@ -193,6 +205,38 @@ class CodecWorkers:
                 self._description = answer.value
                 worker.done(answer)
         return dict(self._description)
+
+    def hook(self, **settings: Any) -> dict[str, Any]:
+        """Give the hook of every process settings, JSON values, in place of those that it has.
+
+        Without any, they stay. A process that takes another's place gets them too.
+
+        Returns:
+            What the hook of the first says of its last decode; it runs beside the codec, so that is no proof.
+
+        Raises:
+            ValueError: the pool was made without a hook.
+            WorkerError: the hook failed.
+        """
+        if not self._hooked:
+            raise ValueError("this pool has no hook: give CodecWorkers one")
+        told: dict[str, Any] | None = None
+        borrowed = [self._idle.get() for _ in self._workers]
+        try:
+            for worker in self._workers:
+                with self._living("hook"):
+                    answer = worker.hook(settings or None)
+                    worker.done(answer)
+                    if answer.failure is not None:
+                        raise WorkerError(f"the hook of codec {self._attributes.name!r}: {answer.failure[1]}")
+                    if not isinstance(answer.value, dict):
+                        raise worker.garbled(TypeError("not what a hook says"))
+                told = answer.value if told is None else told
+        finally:
+            for worker in borrowed:
+                self._idle.put(worker)
+        assert told is not None
+        return told
 
     def encode(self, image: Image, weights: Image | None = None) -> bytes:
         """Compress ``image`` (uint8, H x W x 3).

@@ -49,6 +49,7 @@ class Effort:
         shrinks: decodes for making one counterexample smaller.
         shrink_seconds: cap on the seconds that a search spends on that.
         examples: streams of each search, in place of what ``seconds`` comes to.
+        processes: with other arithmetic, in which streams are decoded again; one is enough for the least effort.
     """
 
     trials: int
@@ -58,6 +59,7 @@ class Effort:
     shrinks: int
     shrink_seconds: float
     examples: int | None = None
+    processes: int = 1
 
     def sized(self, decode: float) -> Sizes:
         """How many streams the searches try.
@@ -90,6 +92,6 @@ class Sizes(NamedTuple):
 #: The efforts by name.
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(trials=60, seconds=20, most=256, cap=60, shrinks=256, shrink_seconds=60),
-    "ci": Effort(trials=120, seconds=120, most=1024, cap=240, shrinks=512, shrink_seconds=240),
-    "nightly": Effort(trials=600, seconds=1200, most=8192, cap=1200, shrinks=2048, shrink_seconds=1200),
+    "ci": Effort(trials=120, seconds=120, most=1024, cap=240, shrinks=512, shrink_seconds=240, processes=2),
+    "nightly": Effort(trials=600, seconds=1200, most=8192, cap=1200, shrinks=2048, shrink_seconds=1200, processes=4),
 }

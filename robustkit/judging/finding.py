@@ -52,6 +52,8 @@ CLAIMS: Mapping[str, str] = {
     "decode.deterministic": "decoding is deterministic",
     "decode.needs-only-the-stream": "decoding needs nothing but the stream",
     "decode.batch-equals-single": "decoding a batch equals decoding singly",
+    "decode.cross-platform": "another platform decodes the same",
+    "decode.jitter": "one ulp does not desynchronise",
     "layout.names-every-bit": "layout names every bit",
     "layout.payload-matters": "payload bits change the picture",
     "degradation.quality": "quality degrades within the declared thresholds",

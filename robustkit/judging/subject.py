@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from robustkit import quality
 from robustkit.channels import Channel
 from robustkit.codec import DecodeError, EncodeError, Image
 from robustkit.errors import RobustkitError
-from robustkit.isolation import CodecWorkers, Decoded, Limits, WorkerError
+from robustkit.isolation import ARITHMETIC, CodecWorkers, Decoded, Hook, Limits, WorkerError
 from robustkit.judging import beforehand
 from robustkit.judging.effort import EFFORTS, Effort, Sizes, cost_of
 from robustkit.judging.once import Once
@@ -40,6 +41,8 @@ SMALL = ((64, 64), (64, 64), (61, 43), (7, 130))
 THIN = ((1, 64), (64, 1))
 #: Decodes by which a decode's cost is known: of one that takes less than so many seconds, and of others.
 _TIMED = ((0.05, 5), (0.5, 3), (math.inf, 1))
+#: How many times the time limit a decode may take with few instructions and jittered results.
+PATIENCE = 4
 
 
 class CleanRoundTripFailed(RobustkitError, RuntimeError):
@@ -198,6 +201,34 @@ class Subject:
         return pool
 
     @cached_property
+    def arithmetic(self) -> CodecWorkers:
+        """A process on a CPU, with the fewest instructions, whose floating-point arithmetic can be changed."""
+        return self.elsewhere_computing("default")
+
+    def elsewhere_computing(self, place: str) -> CodecWorkers:
+        """A process whose arithmetic can be changed: :data:`robustkit.isolation.ARITHMETIC`.
+
+        Args:
+            place: "default", "avx2" or "avx512", the instructions that it has; "cuda"; or "here", as they are.
+
+        Raises:
+            CodecUnavailable: the codec can't be loaded there.
+        """
+        from robustkit.judging.crossplatform import on_device, variables
+
+        return self.fresh_workers(
+            spec=self.spec if place == "here" else on_device(self.spec, "cuda" if place == "cuda" else "cpu"),
+            limits=replace(self.limits, seconds=PATIENCE * self.limits.seconds),
+            environment=HERE if place in ("cuda", "here") else {**HERE, **variables(place)},
+            hook=ARITHMETIC,
+        )
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        """How far the codec's pixels may lie apart between machines, in grey levels: at worst, on average."""
+        return self.workers.attributes.tolerance
+
+    @cached_property
     def work(self) -> Work:
         """What decoding damaged streams has cost so far."""
         return Work(self.profile)
@@ -232,6 +263,8 @@ class Subject:
         limits: Limits | None = None,
         environment: Mapping[str, str] = HERE,
         directory_of_work: Path | None = None,
+        spec: CodecSpec | None = None,
+        hook: Hook | None = None,
     ) -> CodecWorkers:
         """Another pool of processes, sharing nothing with the others; closed with this object at the latest.
 
@@ -240,6 +273,8 @@ class Subject:
             limits: time and memory of one decode, in place of the subject's.
             environment: variables on top of this process's.
             directory_of_work: where they work; by default here.
+            spec: the codec with other settings.
+            hook: what they run around each decode.
 
         Raises:
             CodecUnavailable: the codec can't be loaded; the message says why.
@@ -248,13 +283,14 @@ class Subject:
         beforehand.load()
         loaded_before = bool(self._processes)
         pool = CodecWorkers(
-            self.spec,
+            self.spec if spec is None else spec,
             workers=workers,
             limits=limits if limits is not None else self.limits,
             directory=self.directory / "streams",
             environment=environment,
             directory_of_work=directory_of_work,
-            loaded_before=loaded_before,
+            loaded_before=loaded_before and spec is None,
+            hook=hook,
         )
         self._processes.append(pool)
         return pool
