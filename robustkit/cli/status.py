@@ -78,4 +78,7 @@ def command(folder: Path, points: bool, as_json: bool) -> None:
         where = f"process {flight['pid']}" if flight["here"] else f"process {flight['pid']} on {flight['host']}"
         share = "" if flight["shard"] == [1, 1] else f", share {flight['shard'][0]} of {flight['shard'][1]}"
         click.echo(f"at work: {where}{share}, last heard of {flight['age']:.0f} s ago")
-    click.echo("complete" if found.complete else f"not complete: robustkit sweep --out {folder} goes on")
+    if not found.complete:
+        click.echo(f"not complete: robustkit sweep --out {folder} goes on")
+    else:
+        click.echo("complete but for what failed" if any(codec.failed for codec in found.codecs) else "complete")

@@ -132,7 +132,7 @@ def _sweep(folder: Path, experiment: Experiment, plan: Plan, jobs: int, schedule
         experiment = sweep.begin(folder, experiment)
         with _bar() as tell:
             ended = sweep.sweep(folder, experiment, plan, jobs=jobs, scheduler=scheduler, shard=share, tell=tell)
-    except (RobustkitError, ValueError) as error:
+    except (RobustkitError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         _note(f"stopped: finished rows are kept in {place(folder)}, the same command goes on")

@@ -117,8 +117,9 @@ class _Runner:
 
     def _listen(self, answers: queue.SimpleQueue[tuple[_Runner, str | None]]) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            answers.put((self, line))
+        with self.process.stdout as lines:
+            for line in lines:
+                answers.put((self, line))
         answers.put((self, None))
 
     def give(self, chunk: Chunk) -> None:
@@ -140,7 +141,6 @@ class _Runner:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        assert self.process.stdout is not None
 
 
 def _start() -> str:

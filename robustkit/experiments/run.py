@@ -271,7 +271,7 @@ def _keep(path: Path, stream: bytes) -> None:
 
 
 #: What ends a whole sweep: no other chunk would fare better.
-_FATAL = (store.RowsError, ExperimentError, ImageError)
+_FATAL = (store.RowsError, ExperimentError, ImageError, OSError)
 _benches = threading.local()
 _open: list[Bench] = []
 

@@ -29,6 +29,7 @@ class CodecStatus:
         failed: by image, why it has no rows.
         skipped: why the codec can't run here; empty where it can.
         over: points with enough trials, with ``--until``.
+        lost: rows that will not be, those of images that failed.
     """
 
     label: str
@@ -38,6 +39,7 @@ class CodecStatus:
     failed: dict[str, str]
     skipped: str
     over: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Status:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to run."""
-        return all(c.skipped or c.failed or c.done >= c.planned for c in self.codecs) and all(
+        """Whether nothing is left to run but what failed."""
+        return all(c.skipped or c.done + c.lost >= c.planned for c in self.codecs) and all(
             point.state != "running" for point in self.points
         )
 
@@ -109,10 +111,11 @@ def status(folder: Path) -> Status:
                 mine.append(_point(experiment, label, channel, here, done, trials_of[label, channel]))
         points += mine
         over = sum(point.state in ("enough", "at the most") for point in mine)
-        planned = 0 if found.skipped else len(images) * (1 + len(plan.channels) * plan.most)
+        each = 1 + len(plan.channels) * plan.most
+        planned, lost = (0, 0) if found.skipped else (len(images) * each, len(failed) * each)
         if plan.until and mine and over == len(mine):
-            planned = rows_of[label]
-        codecs.append(CodecStatus(label, planned, rows_of[label], at_work[label], failed, found.skipped, over))
+            planned, lost = rows_of[label], 0
+        codecs.append(CodecStatus(label, planned, rows_of[label], at_work[label], failed, found.skipped, over, lost))
     return Status(codecs, points, flights)
 
 

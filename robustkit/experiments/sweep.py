@@ -241,6 +241,7 @@ def _flight(folder: Path, shard: tuple[int, int]) -> Iterator[Path]:
     finally:
         for left in (path, path.with_suffix(store.ASIDE)):
             left.unlink(missing_ok=True)
+        run.stale_work(folder)
         for emptied in (path.parent, folder / run.WORK):
             with contextlib.suppress(OSError):
                 emptied.rmdir()

@@ -248,6 +248,15 @@ def test_wrong_usage_is_said(arguments, said, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_image_that_a_codec_refuses_has_no_rows_and_a_reason(images, tmp_path):
+    out = tmp_path / "out"
+    flags = ("--codec", "jpeg", "--set", "max_pixels=100", "--ber", "1e-3", "--images", images, "--out", out)
+    assert "has no rows: the codec refuses the image" in cli("sweep", *flags, code=1).output
+    text = cli("status", out).output
+    assert "complete but for what failed" in text
+    assert text.count("failed: the codec refuses the image: 64x64 is 4096 pixels") == 2
+
+
 def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     text = cli(
