@@ -261,7 +261,8 @@ class Dask(Backend):
 
     def wait(self) -> tuple[Chunk, Report]:
         distributed: Any = importlib.import_module("distributed")
-        done, _ = distributed.wait(list(self._futures), return_when="FIRST_COMPLETED")
+        with self._client.as_current():
+            done, _ = distributed.wait(list(self._futures), return_when="FIRST_COMPLETED")
         future = next(iter(done))
         chunk = self._futures.pop(future)
         if future.status == "finished":

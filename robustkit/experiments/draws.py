@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,25 +77,32 @@ def draw(folder: Path, sizes: Mapping[str, int], bers: Sequence[float], trials: 
     Raises:
         OSError: it can't be written.
     """
-    about = {"images": list(sizes), "sizes": list(sizes.values()), "bers": list(bers), "trials": trials, "seed": SEED}
+    about: dict[str, Any] = {
+        "images": list(sizes),
+        "sizes": list(sizes.values()),
+        "bers": list(bers),
+        "trials": trials,
+        "seed": SEED,
+    }
     text = json.dumps(about)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
     if path.exists():
         return path
     flips: list[npt.NDArray[np.int32]] = []
     ends: list[int] = []
-    for _, _, _, found in publisheddraws.flips(about_sizes := list(sizes.values()), list(bers), trials, seed=SEED):
+    for _, _, _, found in publisheddraws.flips(about["sizes"], about["bers"], trials, seed=SEED):
         flips.append(found.astype(np.int32))
         ends.append((ends[-1] if ends else 0) + len(found))
-    assert len(ends) == len(about_sizes) * len(bers) * trials
     folder.mkdir(parents=True, exist_ok=True)
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"
     for suffix, array in ((".flips.npy", np.concatenate(flips)), (".ends.npy", np.array(ends, dtype=np.int64))):
-        aside = path.with_suffix(f"{suffix}.tmp")
+        # Several processes may be at it at the same time, and write the same.
+        aside = path.with_suffix(f"{suffix}.{own}.tmp")
         with aside.open("wb") as file:
             np.save(file, array, allow_pickle=False)
         aside.replace(path.with_suffix(suffix))
     # Last: where it is, the others are whole.
-    aside = path.with_suffix(".json.tmp")
+    aside = path.with_suffix(f".json.{own}.tmp")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
     return path

@@ -229,7 +229,7 @@ def _flight(folder: Path, shard: tuple[int, int]) -> Iterator[Path]:
             which = "" if shard == (1, 1) else f"share {shard[0]} of {shard[1]} of "
             raise SweepError(f"process {other['pid']} is at {which}{folder}: wait for it, or end it")
     path = folder / FLIGHT / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.json"
-    for old in (folder / FLIGHT).glob(f"{socket.gethostname()}-*.json"):
+    for old in (folder / FLIGHT).glob(f"{socket.gethostname()}-*.*"):
         pid = old.name.split("-")[-2]
         if pid.isdigit() and not run.alive(int(pid)):
             old.unlink(missing_ok=True)
@@ -239,7 +239,8 @@ def _flight(folder: Path, shard: tuple[int, int]) -> Iterator[Path]:
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        for left in (path, path.with_suffix(store.ASIDE)):
+            left.unlink(missing_ok=True)
         for emptied in (path.parent, folder / run.WORK):
             with contextlib.suppress(OSError):
                 emptied.rmdir()

@@ -11,7 +11,11 @@ from command_line import cli
 
 
 @pytest.mark.parametrize(
-    "command", ["codecs", "encode", "decode", "corrupt", "measure", "replay", "statuses", "calibrate-prior"]
+    "command",
+    [
+        *("codecs", "encode", "decode", "corrupt", "measure", "sweep", "status", "merge", "export"),
+        *("replay", "statuses", "calibrate-prior"),
+    ],
 )
 def test_help_teaches_by_example(command):
     text = cli(command, "--help").stdout
