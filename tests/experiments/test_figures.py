@@ -397,3 +397,17 @@ def test_the_digest_is_of_metrics_of_sets_too():
     assert results(rows, sets={}).digest == plain
     one, other = (results(rows, sets={("jpeg", "clean", "fid"): [value]}).digest for value in (1.0, 2.0))
     assert len({plain, one, other}) == 3
+
+
+def test_the_pages_pictures_were_made_by_the_pages_command():
+    page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    shown = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+    assert {f"pictures/{path.name}" for path in shown} <= set(re.findall(r"\]\((pictures/[^)]+)\)", page))
+    digests = set()
+    for path in shown:
+        with PillowImage.open(path) as image:
+            said = json.loads(image.info["robustkit"])
+        assert said["command"] in page.splitlines(), path.name
+        digests.add(said["data_sha256"])
+    assert len(shown) == 2
+    assert len(digests) == 1
