@@ -41,6 +41,7 @@ Examples:
 @click.option("--format", "formats", metavar="LIST", default="png,svg,pdf", show_default=True, help="Of figures.")
 @click.option("--width", type=click.Choice(["column", "page"]), default="page", show_default=True,
               help="Of figures: a paper's column, 3.4 inches, or its page, 7.")  # fmt: skip
+@click.option("--dpi", type=click.IntRange(50, 1200), default=300, show_default=True, help="Dots per inch, of PNG.")
 @click.option("--without-image", "convention", type=click.Choice(["left-out", "grey"]), default="left-out",
               show_default=True, help="What figures do with trials without an image.")  # fmt: skip
 @click.option("--anchor", metavar="NAME", help="Whom all others are compared with.  [default: the first]")
@@ -65,7 +66,7 @@ def command(ctx: click.Context, /, directory: Path, out: Path | None, **options:
     shared.needs("pyarrow", "matplotlib", "bjontegaard")
     from robustkit.experiments import drawing, figures, rates
 
-    compare, which = options.pop("compare"), options.pop("which")
+    compare, which, dpi = options.pop("compare"), options.pop("which"), options.pop("dpi")
     try:
         formats = spelling.names(options.pop("formats"))
     except spelling.SpellingError as error:
@@ -79,7 +80,7 @@ def command(ctx: click.Context, /, directory: Path, out: Path | None, **options:
         with shared.progress("drawing") as tell:
             drawn, tables = figures.draw(results, wish, directory)
             about = drawing.about(results, ctx.meta["robustkit.command"])
-            files = figures.write(drawn, tables, folder, about, formats, progress=tell)
+            files = figures.write(drawn, tables, folder, about, formats, dpi=dpi, progress=tell)
     except RobustkitError as error:
         raise click.ClickException(str(error)) from error
     click.echo(str(rates.rates(results, tolerance=wish.tolerance)))

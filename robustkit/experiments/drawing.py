@@ -33,6 +33,7 @@ WIDTHS: Mapping[str, float] = {"column": 3.4, "page": 7.0}
 #: Inches of a panel's height for its title and its horizontal axis.
 _AROUND = 0.56
 FORMATS = ("png", "svg", "pdf")
+DPI = 300
 #: Okabe and Ito's colours (2008), which colour-blind readers tell apart, without the yellow that vanishes on white, and
 #: ordered so that neighbours differ in grey too.
 _COLOURS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#7F7F7F")
@@ -58,7 +59,6 @@ _SETTINGS: Any = {
     "lines.markersize": 4,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "savefig.dpi": 300,
     # Letters as outlines look alike everywhere; the same figure is the same file.
     "svg.fonttype": "path",
     "svg.hashsalt": "robustkit",
@@ -205,10 +205,13 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "x"
 
 
-def store(drawn: Drawn, folder: Path, about: About, formats: Sequence[str] = FORMATS) -> list[Path]:
+def store(drawn: Drawn, folder: Path, about: About, formats: Sequence[str] = FORMATS, *, dpi: int = DPI) -> list[Path]:
     """Write a figure in each format, and its CSV.
 
     Equal data, command and versions give equal files: no date, no random identifier.
+
+    Args:
+        dpi: dots per inch, of PNG and of pictures in the other formats.
 
     Raises:
         FigureError: a file can't be written.
@@ -231,7 +234,7 @@ def store(drawn: Drawn, folder: Path, about: About, formats: Sequence[str] = FOR
     with mpl.rc_context(_SETTINGS):
         for kind in formats:
             data = io.BytesIO()
-            drawn.figure.savefig(data, format=kind, metadata=metadata[kind])
+            drawn.figure.savefig(data, format=kind, dpi=dpi, metadata=metadata[kind])
             made.append(write(folder / f"{drawn.name}.{kind}", data.getvalue()))
     made.append(write(folder / f"{drawn.name}.csv", text.as_csv(drawn.rows).encode()))
     return made

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustkit.experiments import drawing, envelope, grey, grids, ladder, lines, published, rateplots, store, tables
-from robustkit.experiments.drawing import FORMATS, About, Drawn, Width
+from robustkit.experiments.drawing import DPI, FORMATS, About, Drawn, Width
 from robustkit.experiments.lines import Convention
 from robustkit.experiments.rates import TOLERANCE
 from robustkit.experiments.results import Measure, Results, ResultsError
@@ -144,6 +144,7 @@ def write(
     about: About,
     formats: Sequence[str] = FORMATS,
     *,
+    dpi: int = DPI,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Write figures, tables, and a page that shows them all.
@@ -154,7 +155,7 @@ def write(
     files = []
     for figure in drawn:
         progress(figure.name)
-        files += drawing.store(figure, folder, about, formats)
+        files += drawing.store(figure, folder, about, formats, dpi=dpi)
     for table in made:
         for ending, text in (("md", table.markdown()), ("tex", _commented(table.latex(), about)), ("csv", table.csv())):
             files.append(drawing.write(folder / f"{table.name}.{ending}", text.encode()))

@@ -409,6 +409,7 @@ def _shares(
                          "low": share.bound.low, "high": share.bound.high})  # fmt: skip
             if share.none and step.channel == CLEAN:
                 # Clean decodes are few, so their bound says little.
+                notes.add("Every clean decode gave an image: no mark there.")
                 continue
             if share.none:
                 bounds.append((step, 100 * share.bound.high))
@@ -458,6 +459,6 @@ def _published(
                 seen = True
     if seen:
         notes.add(f"Crosses: published means (arXiv 2604.05743, {which}).")
-    if metric in bound:
+    if seen and metric in bound:
         panel.axhline(bound[metric], color="#555555", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         notes.add("Dashed, grey: the published autoencoder alone.")

@@ -59,13 +59,13 @@ class Measure:
     @property
     def digits(self) -> int:
         """Decimals that are printed."""
-        return 2 if self.name in ("psnr", "psnr-y", "fid", "fid-published", "ssimulacra2", "niqe") else 4
+        return 2 if self.name.startswith(("psnr", "fid", "ssimulacra2", "niqe")) else 4
 
     @property
     def label(self) -> str:
         """As an axis has it: "PSNR, dB"."""
-        shown = {"ssimulacra2": "SSIMULACRA2", "fid-published": "FID (as published)", "psnr-y": "PSNR of luma"}
-        name = shown.get(self.name, self.name.upper().replace("_", "-"))
+        shown = {"ssimulacra2": "SSIMULACRA 2", "fid-published": "FID (as published)", "psnr-y": "PSNR of luma"}
+        name = shown.get(self.name.replace("_", "-"), self.name.upper().replace("_", "-"))
         return f"{name}, {self.unit}" if self.unit else name
 
     def identical(self, values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -147,6 +147,9 @@ class Results:
         self.measures = _measures(table)
         self.digest = digest(table)
         self.sets = {key: tuple(values) for key, values in (sets or {}).items()}
+        if self.sets:
+            both = json.dumps([self.digest, sorted([*key, *values] for key, values in self.sets.items())])
+            self.digest = hashlib.sha256(both.encode()).hexdigest()
         rows = table.to_pydict()
         self._check(rows)
         there = sorted(set(rows["entry"]), key=_natural)
@@ -294,8 +297,13 @@ def _measures(table: pa.Table) -> dict[str, Measure]:
             continue
         about = said.get(name, {})
         about = about if isinstance(about, dict) else {"said": about}
-        found[name] = Measure(name, _direction(name, about), "dB" if name.startswith("psnr") else "", about)
+        found[name] = Measure(name, _direction(name, about), _unit(name, about), about)
     return found
+
+
+def _unit(name: str, about: Mapping[str, Any]) -> str:
+    said = about.get("unit")
+    return said if isinstance(said, str) else "dB" if name.startswith("psnr") else ""
 
 
 def _direction(name: str, about: Mapping[str, Any]) -> bool:

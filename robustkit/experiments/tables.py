@@ -167,7 +167,7 @@ def conventions(results: Results, measure: Measure, *, tolerance: float = TOLERA
     if unknown:
         notes.append('"not known": a trial has no image, and no row says what a mid-grey image scores there.')
     return Table(
-        f"conventions-{measure.name}",
+        f"conventions-{slug(measure.name)}",
         f"{measure.label} with trials without an image left out, and charged.",
         heads,
         lines,
@@ -247,7 +247,7 @@ def pairs(results: Results, measure: Measure, *, anchor: str | None = None, tole
             )
     better = "Above" if measure.higher_is_better else "Below"
     return Table(
-        f"pairs-{measure.name}",
+        f"pairs-{slug(measure.name)}",
         f"{measure.label} against {first}, on the same images.",
         heads,
         lines,

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from kept_rows import real, real_table, results, row
+from kept_rows import real, real_table, results, row, table
 from PIL import Image as PillowImage
 
 from robustkit.cli import main
 from robustkit.experiments import drawing, figures, grids, identity, lines, pictures, plan, rateplots, store, sweep
 from robustkit.experiments.figures import Wish
-from robustkit.experiments.results import ResultsError
+from robustkit.experiments.results import Results, ResultsError
 
 ROOT = Path(__file__).parents[2]
 CHANNELS = ["bsc(ber=0.001)", "bsc(ber=0.02)"]
@@ -146,10 +146,10 @@ def test_a_grid_shows_the_median_trial_that_was_kept(drawn, swept):
     assert {(row["entry"], row["channel"]) for row in rows} == {
         (entry, channel) for entry in ("jpeg", "webp") for channel in ("clean", *CHANNELS)
     }
-    table = store.read(swept).to_pylist()
+    every = store.read(swept).to_pylist()
     for shown in rows:
         here = [
-            row for row in table
+            row for row in every
             if (row["entry"], row["image"], row["channel"]) == (shown["entry"], "coffee.png", shown["channel"])
         ]  # fmt: skip
         ordered = sorted(-1e9 if row["psnr"] is None else row["psnr"] for row in here)
@@ -375,3 +375,39 @@ def test_the_real_rows_are_the_ones_that_their_maker_makes():
     made = {tuple(key): (outcome, psnr) for *key, outcome, psnr in json.loads(done.stdout)}
     kept = [row for row in real_table().to_pylist() if row["entry"] == "jpeg"]
     assert made == {(r["image"], r["channel"], r["trial"]): (r["outcome"], r["psnr"]) for r in kept}
+
+
+def test_a_metrics_name_is_no_path(tmp_path):
+    said = {"../../psnr": {"higher_is_better": True}}
+    channels = ("clean", *CHANNELS)
+
+    rows = [row("jpeg", image, c, -1 if c == "clean" else 0, **{"../../psnr": 3.0}) for image in "ij" for c in channels]
+    for found in rows:
+        del found["psnr"], found["lpips"]
+    made = Results(table(rows, said))
+    drawn, tables = figures.draw(made, Wish(), tmp_path)
+    files = figures.write(drawn, tables, tmp_path / "out", drawing.about(made, "x"), ("svg",))
+    assert {path.parent for path in files} == {tmp_path / "out"}
+    assert len(files) == len(list((tmp_path / "out").iterdir()))
+
+
+def test_the_digest_is_of_metrics_of_sets_too():
+    rows = [row("jpeg", "i", "clean", -1)]
+    plain = results(rows).digest
+    assert results(rows, sets={}).digest == plain
+    one, other = (results(rows, sets={("jpeg", "clean", "fid"): [value]}).digest for value in (1.0, 2.0))
+    assert len({plain, one, other}) == 3
+
+
+def test_the_pages_pictures_were_made_by_the_pages_command():
+    page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    shown = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+    assert {f"pictures/{path.name}" for path in shown} <= set(re.findall(r"\]\((pictures/[^)]+)\)", page))
+    digests = set()
+    for path in shown:
+        with PillowImage.open(path) as image:
+            said = json.loads(image.info["robustkit"])
+        assert said["command"] in page.splitlines(), path.name
+        digests.add(said["data_sha256"])
+    assert len(shown) == 2
+    assert len(digests) == 1
