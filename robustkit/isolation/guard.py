@@ -69,8 +69,26 @@ def read(path: str) -> bytes:
         os.close(file)
 
 
-def main(needle: bytes) -> None:
-    """Wait until standard input ends, which is when whoever holds the other end has; then end what is marked."""
+def remove(beginning: str) -> None:
+    """Remove the folders whose paths begin so."""
+    import shutil
+
+    folder, name = os.path.split(beginning)
+    try:
+        found = [entry for entry in os.listdir(folder) if entry.startswith(name)]
+    except OSError:
+        return
+    for entry in found:
+        shutil.rmtree(os.path.join(folder, entry), ignore_errors=True)
+
+
+def main(needle: bytes, beginning: str) -> None:
+    """Wait until standard input ends, which is when whoever holds the other end has; then end what is marked.
+
+    Args:
+        needle: the mark.
+        beginning: of the paths of folders that are removed then.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
@@ -81,7 +99,8 @@ def main(needle: bytes) -> None:
         end_marked(needle)
         time.sleep(0.1)
     end_marked(needle)
+    remove(beginning)
 
 
 if __name__ == "__main__":
-    main(os.fsencode(sys.argv[1]))
+    main(os.fsencode(sys.argv[1]), sys.argv[2])

@@ -17,6 +17,7 @@ from robustkit.errors import RobustkitError
 from robustkit.isolation import guard
 from robustkit.isolation.environment import clean
 from robustkit.isolation.hook import Hook
+from robustkit.isolation.streams import aside
 from robustkit.registry import CodecSpec
 
 #: Set in a worker's environment.
@@ -162,7 +163,7 @@ def _guard(token: str) -> None:
     ours, theirs = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={token}-"],
+            [sys.executable, "-I", "-S", guard.__file__, f"{MARK}={token}-", aside()],
             stdin=ours,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

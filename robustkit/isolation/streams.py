@@ -40,7 +40,7 @@ class Desk:
         self._temporary = path / "tmp"
         self._aside = len(os.fsencode(self._temporary)) > _LONGEST_PATH
         if self._aside:
-            self._temporary = Path(tempfile.gettempdir(), f"robustkit-{os.getpid()}-{secrets.token_hex(4)}")
+            self._temporary = Path(aside() + secrets.token_hex(4))
         self.ready()
 
     @property
@@ -146,6 +146,11 @@ def _clear(path: Path, *folders: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path)
+
+
+def aside() -> str:
+    """How the paths of this process's folders begin that lie among the system's temporary ones."""
+    return os.path.join(tempfile.gettempdir(), f"robustkit-{os.getpid()}-")
 
 
 def digest(stream: bytes) -> str:

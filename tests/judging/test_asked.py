@@ -160,7 +160,7 @@ def test_the_last_streams_before_are_known():
     assert left[0].before == tuple(bytes([number]) for number in range(3, HISTORY + 3))
     here.held(b"large", 7 * 2**20)
     assert left[1].said == "held 7 MiB more than once it had loaded its codec; a fresh process does not"
-    assert (left[1].outcome, left[1].proved, left[1].stream) == (None, True, b"large")
+    assert (left[1].outcome, left[1].proved, left[1].again, left[1].stream) == (None, True, False, b"large")
 
 
 def test_each_stream_of_a_batch_has_its_own_streams_before_it():
@@ -170,6 +170,16 @@ def test_each_stream_of_a_batch_has_its_own_streams_before_it():
     assert all(found.image is not None for found in results)
     assert [found.before for found in left] == [(b"0", b"1"), (b"0", b"1", b"x", b"2")]
     assert [found.stream for found in left] == [b"x", b"y"]
+
+
+def test_streams_of_a_batch_come_before_what_follows_and_a_fresh_process_has_none():
+    here, _, left = asked(lambda stream, before: CRASH if stream == b"bad" and before else image())
+    here.decode_many([b"0", b"1"], SHAPE)
+    here.decode(b"bad", SHAPE)
+    here.fresh()
+    here.decode(b"2", SHAPE)
+    here.decode(b"bad", SHAPE)
+    assert [found.before for found in left] == [(b"0", b"1"), (b"2",)]
 
 
 def test_a_long_batch_has_the_last_streams_before_each():

@@ -26,7 +26,8 @@ SUITE = (test_clean, test_degradation, test_golden, test_large, test_survival, t
 #: Ids that files of users name: none of them may go.
 IDS = """
 clean.large-image clean.odd-sizes clean.round-trip decode.batch-equals-single decode.bounded-work decode.deterministic
-decode.leaves-nothing-behind decode.survives.appended-bytes decode.survives.bit-flips decode.survives.bursts
+decode.leaves-nothing-behind decode.needs-only-the-stream decode.survives.appended-bytes decode.survives.bit-flips
+decode.survives.bursts
 decode.survives.empty-stream decode.survives.garbage decode.survives.header-bits
 decode.survives.header-flips decode.survives.mixed-damage decode.survives.trials decode.survives.truncation
 degradation.corrupted degradation.monotone degradation.quality degradation.refused encode.deterministic golden.matches
