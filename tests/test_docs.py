@@ -105,8 +105,11 @@ def command_options() -> dict[str, set[str]]:
     """The options of each command of ``robustkit``."""
     with click.Context(cli.main) as context:
         commands = {name: cli.main.get_command(context, name) for name in cli.main.list_commands(context)}
+    # A command may have commands itself.
     return {
-        name: {"--help"}.union(*(parameter.opts for parameter in command.params))
+        name: {"--help"}.union(
+            *(p.opts for c in (command, *getattr(command, "commands", {}).values()) for p in c.params)
+        )
         for name, command in commands.items()
         if command is not None
     }

@@ -92,6 +92,7 @@ class Protected(Codec):
         self.name = f"{codec}+rs({n},{k})" + (f"+interleave({interleave})" if interleave > 1 else "")
         self.n, self.k, self.interleave, self.uncorrectable = n, k, interleave, uncorrectable
         self.inner = CodecSpec(codec, _target(target), settings).load()
+        self.tolerance = self.inner.tolerance  # type: ignore[misc]
         self.profile = self.promised(self.promises.get(self.name))
         self._code = RSCodec(n - k, nsize=n)
 

@@ -77,10 +77,14 @@ class Difference:
         return list(Match).index(self.match), self.maximum, self.mean
 
     def __str__(self) -> str:
+        return self.levels if self.match in (Match.SAME, Match.WITHIN) else f"{self.match}: {self.levels}"
+
+    @property
+    def levels(self) -> str:
+        """How far they lie apart, or why there is nothing to compare."""
         if self.said or self.match is Match.SAME:
-            return f"{self.match}: {self.said}" if self.said else str(self.match)
-        levels = f"up to {self.maximum:g} grey level{'s' if self.maximum != 1 else ''}, {self.mean:.3g} on average"
-        return f"{self.match}: {levels}" if self.match is Match.DESYNCHRONISED else levels
+            return self.said or str(self.match)
+        return f"up to {self.maximum:g} grey level{'s' if self.maximum != 1 else ''}, {self.mean:.3g} on average"
 
 
 @dataclass(frozen=True)

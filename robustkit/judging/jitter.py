@@ -74,9 +74,8 @@ class Shaken:
 
     def __str__(self) -> str:
         if self.difference.match is Match.SAME or not math.isfinite(self.loss):
-            return str(self.difference)
-        loss = f"; loses {max(0.0, self.loss):.2f} dB"
-        return f"{self.difference}{loss}"
+            return self.difference.levels
+        return f"{self.difference.levels}; loses {max(0.0, self.loss):.2f} dB"
 
 
 @dataclass

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from suites import TOTAL
 
 from robustkit import Outcome
-from robustkit.conformance import test_clean, test_degradation, test_golden, test_large, test_survival, test_work
+from robustkit.conformance import (
+    test_clean,
+    test_degradation,
+    test_golden,
+    test_large,
+    test_platform,
+    test_survival,
+    test_work,
+)
 from robustkit.judging.finding import (
     CLAIMS,
     ClaimError,
@@ -22,16 +30,16 @@ from robustkit.judging.finding import (
     states,
 )
 
-SUITE = (test_clean, test_degradation, test_golden, test_large, test_survival, test_work)
+SUITE = (test_clean, test_degradation, test_golden, test_large, test_platform, test_survival, test_work)
 #: Ids that files of users name: none of them may go.
 IDS = """
-clean.large-image clean.odd-sizes clean.round-trip decode.batch-equals-single decode.bounded-work decode.deterministic
-decode.leaves-nothing-behind decode.needs-only-the-stream decode.survives.appended-bytes decode.survives.bit-flips
-decode.survives.bursts
-decode.survives.empty-stream decode.survives.garbage decode.survives.header-bits
-decode.survives.header-flips decode.survives.mixed-damage decode.survives.trials decode.survives.truncation
-degradation.corrupted degradation.monotone degradation.quality degradation.refused encode.deterministic golden.matches
-golden.no-orphans layout.names-every-bit layout.payload-matters
+clean.large-image clean.odd-sizes clean.round-trip decode.batch-equals-single decode.bounded-work
+decode.cross-platform decode.deterministic decode.jitter decode.leaves-nothing-behind
+decode.needs-only-the-stream decode.survives.appended-bytes
+decode.survives.bit-flips decode.survives.bursts decode.survives.empty-stream decode.survives.garbage
+decode.survives.header-bits decode.survives.header-flips decode.survives.mixed-damage decode.survives.trials
+decode.survives.truncation degradation.corrupted degradation.monotone degradation.quality degradation.refused
+encode.deterministic golden.matches golden.no-orphans layout.names-every-bit layout.payload-matters
 """
 
 

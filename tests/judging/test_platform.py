@@ -102,7 +102,7 @@ def test_a_decoder_that_hangs_on_floats_is_found_and_a_sound_one_passes(tmp_path
     assert "broken" in {line["verdict"] for line in found["mine:Swaying", platforms]}
     (line,) = found["mine:Swaying", jitters]
     assert (line["severity"], line["verdict"]) == ("1 ulp", "broken")
-    assert "desynchronised: up to 2" in line["measured"]
+    assert "up to 2" in line["measured"]
     assert line["numbers"]["loss"] > 10
     assert "robustkit exchange make" in done.stdout
 
@@ -321,7 +321,7 @@ def test_the_least_jitter_that_desynchronises_is_found(least):
     found, _ = shaken(lambda s: RNG.integers(0, 256, PICTURE.shape, np.uint8) if amount(s) >= limit else PICTURE)
     assert found.lost.amount == found.beyond.amount == least
     assert found.lost.loss > 5
-    assert "desynchronised" in str(found.lost)
+    assert str(found.lost).startswith("up to ")
 
 
 def test_a_drift_is_no_loss_of_the_way():

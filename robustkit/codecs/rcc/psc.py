@@ -83,6 +83,8 @@ class PSC(RCCCodec[PSCParameters, Integers]):
     """
 
     name = "psc"
+    #: What is measured next may turn on a float's last bit, and a part of the picture with it.
+    tolerance = (58.0, 0.35)
     methods: ClassVar[Mapping[int, type[PSCParameters]]] = {5: PSCParameters}
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
