@@ -528,7 +528,7 @@ def test_the_layout_names_every_bit(kind: type[TurboDDCM], tmp_path: Path) -> No
     ("given_", "named"),
     [
         ({"container": "framed"}, "container='framed'"),
-        ({"selection": "sections"}, "selection='sections'"),
+        ({"selection": "sections"}, "selection 'sections'"),
         ({"protect": 0.5}, "protect=0.5"),
         ({"M": None}, "M=None"),
     ],
