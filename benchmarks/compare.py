@@ -32,7 +32,7 @@ from robustkit.judging.trial import Trial
 from robustkit.registry import DuplicateCodec, UnknownCodec
 from robustkit.spelling import SpellingError
 
-CODECS = "jpeg,ddcm,diffc,psc,turbo-ddcm,robust-turbo-ddcm"
+CODECS = "jpeg,ddcm,diffc,psc,turbo-ddcm,robust-turbo-ddcm,robust-turbo-ddcm-uep"
 CHANNELS = ("bsc(ber=0.0001)", "bsc(ber=0.001)", "bsc(ber=0.01)")
 DEFAULT_OUT = Path(__file__).parent / "rcc-codecs.md"
 #: Codecs whose rates differ by more than this are not of one rate.

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar, overload
@@ -21,6 +22,10 @@ from robustkit.extras import way_out
 from robustkit.spelling import nearest
 
 ENTRY_POINT_GROUP = "robustkit.codecs"
+#: OpenMP's threads wait for one another by spinning. Where something else wants the same cores, a decode of one second
+#: then takes ten and looks hung. Put to sleep at once they would take half as long again on idle cores; so they spin
+#: for some ten microseconds, then sleep.
+PATIENCE: Mapping[str, str] = {"GOMP_SPINCOUNT": "10000"}
 #: ``NAME+rs(n,k)``, ``NAME+rs(n,k)+interleave(depth)``: a codec under forward error correction.
 _PROTECTED = re.compile(
     r"(?P<codec>.+)\+rs\((?P<n>\d{1,9}), ?(?P<k>\d{1,9})\)(?:\+interleave\((?P<interleave>\d{1,9})\))?"
@@ -143,7 +148,8 @@ class CodecSpec:
             CodecUnavailable: it can't be imported; the message names the extra of robustkit's that it lacks.
         """
         try:
-            return self.target.resolve()
+            with _patient():
+                return self.target.resolve()
         except (ImportError, AttributeError) as error:
             if lacking := self._extra_for(error):
                 raise CodecUnavailable(f"codec {self.name!r} can't run here: {lacking}") from error
@@ -178,6 +184,18 @@ class CodecSpec:
         if not isinstance(error, ModuleNotFoundError) or not self.target.module.startswith("robustkit."):
             return None
         return way_out(error.name, self.target.module)
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Show what is imported meanwhile :data:`PATIENCE`, which OpenMP reads as torch loads. A user's own value stays."""
+    ours = {} if "torch" in sys.modules else {n: value for n, value in PATIENCE.items() if n not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def why_missing(found: Any, settings: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """Codecs are found by every way in, loaded late, and never confused with one another; layouts name bits."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 
@@ -327,3 +328,26 @@ def test_the_innermost_region_names_a_bit(layout, bit):
 def test_a_region_outside_the_stream_is_refused(start, stop):
     with pytest.raises(ValueError, match="lies outside the stream's 8 bits"):
         Layout((Region("x", start, stop),), 8)
+
+
+def test_a_codec_s_threads_are_patient_and_the_environment_stays_as_it_was(tmp_path):
+    # OpenMP reads the variable as torch loads; a user's own value stays, and so does what torch has read already.
+    (tmp_path / "torch.py").write_text("import os\nseen = os.environ.get('GOMP_SPINCOUNT')\n")
+    (tmp_path / "asks.py").write_text("import torch\nclass Asks:\n    name = torch.seen\n")
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from robustkit.registry import registry\n"
+        "if sys.argv[2:]: import torch\n"
+        "print(registry.get('asks:Asks').spec().resolve().name, os.environ.get('GOMP_SPINCOUNT'))"
+    )
+
+    def seen(*more, **variables):
+        kept = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path), *more],
+            env={**kept, **variables}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.split()
+
+    assert seen() == ["10000", "None"]
+    assert seen(GOMP_SPINCOUNT="7") == ["7", "7"]
+    assert seen("torch first") == ["None", "None"]

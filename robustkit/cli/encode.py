@@ -27,7 +27,7 @@ Examples:
     metavar="MAP",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A grey image of IN's size, the brighter the more important: where quality goes first. For turbo-ddcm, "
-    "robust-turbo-ddcm and ddcm; decoding needs no map.",
+    "robust-turbo-ddcm, robust-turbo-ddcm-uep and ddcm; decoding needs no map.",
 )
 @shared.source_argument
 @shared.target_argument

@@ -18,7 +18,7 @@ from robustkit.isolation import guard
 from robustkit.isolation.environment import clean
 from robustkit.isolation.hook import Hook
 from robustkit.isolation.streams import aside
-from robustkit.registry import CodecSpec
+from robustkit.registry import PATIENCE, CodecSpec
 
 #: Set in a worker's environment.
 INSIDE = "ROBUSTKIT_WORKER"
@@ -26,11 +26,6 @@ INSIDE = "ROBUSTKIT_WORKER"
 # glibc gives the pages of a freed image back to the kernel, and faulting them in again for the next one costs half as
 # much as decoding a JPEG. (Where buffers lie does not change: from the first freed one on, glibc has them in its heap.)
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
-
-# OpenMP's threads wait for one another by spinning. Where something else wants the same cores, a decode of one second
-# then takes ten and looks hung. Put to sleep at once they would take half as long again on idle cores; so they spin for
-# some ten microseconds, then sleep.
-_PATIENCE = {"GOMP_SPINCOUNT": "10000"}
 
 
 class WorkerError(RobustkitError, RuntimeError):
@@ -48,7 +43,7 @@ def variables(
         inherits_python: whether it is the same interpreter as this one.
         source: where the others come from, its secrets left aside.
     """
-    found = {**_ALLOCATOR, **_PATIENCE, **clean(source)}
+    found = {**_ALLOCATOR, **PATIENCE, **clean(source)}
     if not inherits_python:
         for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             found.pop(name, None)

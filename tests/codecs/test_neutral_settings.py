@@ -134,6 +134,20 @@ def test_promises_hold_for_the_default_settings_and_the_neutral_ones(
     assert profile is (promises if kept else None)
 
 
+def test_the_ordered_decoder_has_promises_of_its_own() -> None:
+    plain, ordered = (built("robust-turbo-ddcm", {"decoder": decoder}).profile for decoder in ("plain", "ordered"))
+    assert plain is not None
+    assert ordered is not None
+    assert (ordered.bpp, ordered.quality) == (plain.bpp, plain.quality)
+    for own, other in zip(ordered.promises, plain.promises, strict=True):
+        assert own.channel == other.channel
+        assert own.mean_drop <= other.mean_drop
+        assert own.p5_drop <= other.p5_drop
+    assert built("robust-turbo-ddcm", {"decoder": "ordered", "seed": 1}).profile is ordered
+    assert built("robust-turbo-ddcm", {"decoder": "ordered", "T": 20}).profile is None
+    assert built("robust-turbo-ddcm-uep", {"decoder": "plain"}).profile is None
+
+
 def test_another_rate_of_the_protection_is_another_codec() -> None:
     assert built("jpeg+rs(255,221)", {}).profile is None
 

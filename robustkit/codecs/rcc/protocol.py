@@ -1,6 +1,6 @@
 """Bit protocols: which sets of M signed atoms a step may choose, and how they become bits.
 
-The two Turbo-DDCM codecs differ here alone.
+The Turbo-DDCM codecs differ here alone, and in what is protected.
 """
 
 from __future__ import annotations

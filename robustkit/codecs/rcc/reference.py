@@ -78,8 +78,12 @@ class Published(ABC):
         """x_T, ``(1, c, h, w)``."""
 
     @abstractmethod
-    def _codebook(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        """All atoms of a step, in the scheme's own shape."""
+    def _codebook_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The scheme's own shape of a step's atoms, for latents of ``shape``."""
+
+    @abstractmethod
+    def _codebook_seed(self, step: int) -> int:
+        """What a step's atoms are drawn from."""
 
     @abstractmethod
     def _predict(self, state: Tensor, step: int) -> Tensor:
@@ -141,13 +145,14 @@ class Published(ABC):
         if problem := self.check(height, width):
             raise EncodeError(problem)
         clean = self._to_latents(image)
-        state, shape = self._first_noise(tuple(clean.shape[1:])), tuple(clean.shape[1:])
+        shape = tuple(clean.shape[1:])
+        state, atoms = self._first_noise(shape), self._room_for_atoms(shape)
         written = []
         for step in range(self.coded_steps(height, width)):
             state = state.to(self.prior.dtype)
             predicted = self._predict(state, step)
             residual = clean - self._clean(state, predicted, step).to(self.prior.dtype)
-            bits, noise = self._choose(self._codebook(step, shape), residual)
+            bits, noise = self._choose(self._draw(atoms, step), residual)
             written.append(bits)
             state = self._advance(state, predicted, step, noise.view_as(state))
         stream = np.concatenate(written)
@@ -187,18 +192,19 @@ class Published(ABC):
         if problem := self.check(height, width):
             return [DecodeError(problem) for _ in bitstreams]
         decoded: list[Image | DecodeError] = [DecodeError("not decoded")] * len(bitstreams)
-        atoms, words, state_of = {}, {}, {}
+        said, words, state_of = {}, {}, {}
         for place, bitstream in enumerate(bitstreams):
             try:
-                atoms[place] = self.read(bitstream, height, width)
+                said[place] = self.read(bitstream, height, width)
             except DecodeError as error:
                 decoded[place] = error
                 continue
             words[place], state_of[place] = self._words(bitstream, height, width), 0
-        if not atoms:
+        if not said:
             return decoded
         shape = self._latent_shape(height, width)
         states, coded = [self._first_noise(shape)], self.coded_steps(height, width)
+        atoms = self._room_for_atoms(shape)
         for step in range(len(self.levels)):
             if step < coded:
                 states = [state.to(self.prior.dtype) for state in states]
@@ -206,17 +212,18 @@ class Published(ABC):
             if step >= coded:
                 states = [self._advance(*pair, step, None) for pair in zip(states, predictions, strict=True)]
                 continue
-            codebook = self._codebook(step, shape)
+            codebook = self._draw(atoms, step)
             moved: list[Tensor] = []
             numbers: dict[tuple[int, bytes], int] = {}
-            for place in atoms:
+            for place in said:
                 parent, word = state_of[place], words[place][step].tobytes()
                 if (parent, word) not in numbers:
                     numbers[parent, word] = len(moved)
-                    noise = self._combine(codebook, *atoms[place][step]).view_as(states[parent])
+                    noise = self._combine(codebook, *said[place][step]).view_as(states[parent])
                     moved.append(self._advance(states[parent], predictions[parent], step, noise))
                 state_of[place] = numbers[parent, word]
             states = moved
+        del atoms, codebook
         images = [self._to_image(state, height, width) for state in states]
         for place, number in state_of.items():
             # Copies, so that nobody who writes on one image changes its twin.
@@ -260,10 +267,24 @@ class Published(ABC):
         predicted: Tensor = self.prior.network(state, timestep, encoder_hidden_states=self.prior.prompt).sample
         return predicted
 
-    def _normal(self, *shape: int, seed: int) -> Tensor:
+    def _room(self, *shape: int) -> Tensor:
+        return torch.empty(shape, device=self.prior.device, dtype=self.prior.dtype)
+
+    def _room_for_atoms(self, shape: tuple[int, ...]) -> Tensor:
+        """For the codebooks of all steps, one after the other.
+
+        Two of them are the most of a decoder's memory, and to touch a new one's pages takes half as long as to draw it.
+        """
+        return self._room(*self._codebook_shape(shape))
+
+    def _draw(self, atoms: Tensor, step: int) -> Tensor:
+        """All atoms of a step, written over those of the step before."""
+        return self._normal(atoms, seed=self._codebook_seed(step))
+
+    def _normal(self, room: Tensor, *, seed: int) -> Tensor:
         # A generator of its own has the numbers of the global one, which stays as it was.
         generator = torch.Generator(self.prior.device).manual_seed(seed)
-        return torch.randn(shape, generator=generator, device=self.prior.device, dtype=self.prior.dtype)
+        return torch.randn(room.shape, generator=generator, out=room)
 
 
 class PublishedTurboDDCM(Published):
@@ -303,10 +324,13 @@ class PublishedTurboDDCM(Published):
         return list(self.protocol.fields())
 
     def _first_noise(self, shape: tuple[int, ...]) -> Tensor:
-        return self._normal(*shape, seed=self.seed).unsqueeze(0)
+        return self._normal(self._room(*shape), seed=self.seed).unsqueeze(0)
 
-    def _codebook(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        return self._normal(math.prod(shape), self.K, seed=self.seed + step + 1)
+    def _codebook_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return math.prod(shape), self.K
+
+    def _codebook_seed(self, step: int) -> int:
+        return self.seed + step + 1
 
     def _predict(self, state: Tensor, step: int) -> Tensor:
         predicted, alpha_bar = self._network(state, step), self.levels[step][1]
@@ -399,10 +423,13 @@ class PublishedDDCM(Published):
         return fields
 
     def _first_noise(self, shape: tuple[int, ...]) -> Tensor:
-        return self._normal(1, *shape, seed=self.FIRST_SEED)
+        return self._normal(self._room(1, *shape), seed=self.FIRST_SEED)
 
-    def _codebook(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        return self._normal(self.K, *shape, seed=step)
+    def _codebook_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.K, *shape
+
+    def _codebook_seed(self, step: int) -> int:
+        return step
 
     def _predict(self, state: Tensor, step: int) -> Tensor:
         return self._network(state, step)

@@ -318,10 +318,25 @@ class RobustTurboDDCM(TurboDDCM):
     as_published: ClassVar[type[BitProtocol] | None] = IndependentIndices
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
-        quality=28.4,
+        quality=28.5,
+        promises=(
+            Promise("bsc(ber=0.001)", mean_drop=2.05, p5_drop=5.0),
+            Promise("bsc(ber=0.01)", mean_drop=10.5, p5_drop=13.0),
+            Promise("burst(length=32)", mean_drop=2.0, p5_drop=14.0),
+            Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
+        ),
     )
-    #: With ``decoder="ordered"`` and the default settings.
-    promises_in_order: ClassVar[Profile | None] = None
+    #: With ``decoder="ordered"`` and otherwise the default settings.
+    promises_in_order: ClassVar[Profile | None] = Profile(
+        bpp=0.4,
+        quality=28.5,
+        promises=(
+            Promise("bsc(ber=0.001)", mean_drop=0.385, p5_drop=1.4),
+            Promise("bsc(ber=0.01)", mean_drop=2.85, p5_drop=4.0),
+            Promise("burst(length=32)", mean_drop=0.3, p5_drop=1.7),
+            Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
+        ),
+    )
 
     def promised(self, promises: Profile | None) -> Profile | None:
         if self.changed_settings(self._given) - self.neutral_settings == {"decoder"}:

@@ -422,6 +422,26 @@ def test_a_codebook_that_would_fill_the_memory_is_refused_before_it_is_made(prio
         codec.decode(bytes(codec.length(0, 32)), 0, 32)
 
 
+def test_the_steps_draw_their_codebooks_over_one_another(small: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two at once were half of a decoder's memory.
+    draw, drawn = small._draw, []
+
+    def remembering(atoms: torch.Tensor, step: int) -> torch.Tensor:
+        drawn.append(atoms.data_ptr())
+        found = draw(atoms, step)
+        assert found.data_ptr() == atoms.data_ptr()
+        return found
+
+    monkeypatch.setattr(small, "_draw", remembering)
+    stream = small.encode(picture(32))
+    steps = small.coded_steps(32, 32)
+    assert len(drawn) == steps > 1
+    assert len(set(drawn)) == 1
+    small.decode_batch([stream, bytes(len(stream))], 32, 32)
+    assert len(drawn) == 2 * steps
+    assert len(set(drawn[steps:])) == 1
+
+
 def test_the_random_numbers_of_others_are_left_alone(small: Published) -> None:
     before = torch.random.get_rng_state()
     small.decode(small.encode(picture(32)), 32, 32)
@@ -508,7 +528,7 @@ def test_the_layout_names_every_bit(kind: type[TurboDDCM], tmp_path: Path) -> No
     ("given_", "named"),
     [
         ({"container": "framed"}, "container='framed'"),
-        ({"selection": "sections"}, "selection='sections'"),
+        ({"selection": "sections"}, "selection 'sections'"),
         ({"protect": 0.5}, "protect=0.5"),
         ({"M": None}, "M=None"),
     ],
