@@ -30,6 +30,8 @@ from robustkit.patterns import ErrorPattern
 from robustkit.spelling import json_value
 
 MANIFEST = "manifest.json"
+#: What the seeded trials lost: robustkit.judging.golden_drops's file, which the manifest does not name.
+DROPS = "drops.json"
 VERSION = 1
 #: Side length of the photographs' crops: small enough for the files to live in a repository.
 CROP = 128
@@ -226,8 +228,9 @@ def read(path: Path) -> Manifest:
 
 
 def orphans(path: Path, manifest: Manifest) -> list[Path]:
-    """Files in the folder that the manifest does not name."""
-    return sorted(f for f in path.rglob("*") if f.is_file() and f.relative_to(path).as_posix() not in manifest.files())
+    """Files in the folder that neither the manifest nor the regression gate knows."""
+    known = {*manifest.files(), DROPS}
+    return sorted(f for f in path.rglob("*") if f.is_file() and f.relative_to(path).as_posix() not in known)
 
 
 def compare(path: Path, manifest: Manifest, coder: Coder, photographs: Mapping[str, Image]) -> list[Mismatch]:

@@ -118,11 +118,15 @@ class GoldenCheck:
         else:
             claim.kept(f"{len(manifest.files())} files, all named in the manifest", "no orphan", numbers=numbers)
 
-    def _record(self, photographs: Mapping[str, Image]) -> None:
+    def check_place(self) -> None:
+        """Fail where nobody has said into which folder to record."""
         if not self.kept and self.given is None:
             pytest.fail(
                 f"{self.codec.name}: say where its golden files live: --robustkit-golden-dir DIR", pytrace=False
             )
+
+    def _record(self, photographs: Mapping[str, Image]) -> None:
+        self.check_place()
         try:
             golden_files.record(self.path, self._coder(repeats=True), photographs)
         except golden_files.GoldenError as error:

@@ -85,6 +85,7 @@ OPTIONS = (
     Option("crop", "centre-crop images to N x N pixels (photographs: 256)", "N"),
     Option("effort", "how many trials and damaged streams are spent (default: quick)", choices=tuple(EFFORTS)),
     Option("trials", f"trials for each image and severity (by effort, over all images: {_by_effort('trials')})", "N"),
+    Option("trial-seed", "seed of the trials (default: 0, and with the effort nightly a new one each time)", "N"),
     Option(
         "max-examples",
         "damaged streams that each search tries (by default as many as the decoder's speed lets all of them try in "
@@ -100,7 +101,10 @@ OPTIONS = (
         "FILE|codec",
         repeats=True,
     ),
-    Option("golden-update", "record the golden reconstructions anew, and fail once so that somebody looks at them"),
+    Option(
+        "golden-update",
+        "record the golden reconstructions and drops anew, and fail once so that somebody looks at them",
+    ),
     Option("golden-dir", "where golden reconstructions live", "DIR"),
     Option("report-dir", f"where streams to replay and pictures are written (default: {REPORT_DIR})", "DIR"),
 )
@@ -252,6 +256,11 @@ class Options:
         return self._whole("trials")
 
     @property
+    def trial_seed(self) -> int | None:
+        """Seed of the trials, if the user said so."""
+        return self._whole("trial-seed", least=0)
+
+    @property
     def examples(self) -> int | None:
         """Damaged streams for each search, if the user said so."""
         return self._whole("max-examples")
@@ -355,13 +364,13 @@ class Options:
         ini = self._config.inipath if given.in_file else None
         return ini.parent if ini is not None else self._config.invocation_params.dir
 
-    def _whole(self, name: str) -> int | None:
+    def _whole(self, name: str, *, least: int = 1) -> int | None:
         given = self._given(name)
         if given is None:
             return None
         value = _read(f"{given}: give an integer", lambda: int(given.value), plain=True)
-        if value < 1:
-            raise pytest.UsageError(f"{given}: give at least 1")
+        if value < least:
+            raise pytest.UsageError(f"{given}: give at least {least}")
         return value
 
     def _choice(self, name: str, default: str) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Of the search's seed, in what xdist's workers are told.
 SEED = "robustkit_seed"
+#: And of the trials' seed.
+TRIAL_SEED = "robustkit_trial_seed"
 #: Of the plugin's modules and what they use, those that are imported late; see robustkit.judging.beforehand.
 _LATE = (
     *(
@@ -36,6 +38,7 @@ _LATE = (
         "robustkit.plugin.fixtures",
         "robustkit.plugin.golden_check",
         "robustkit.plugin.needed",
+        "robustkit.plugin.regression_check",
     ),
     *("rich.console", "rich.table", "rich.text", "xdist.scheduler"),
 )
@@ -67,6 +70,7 @@ class Run:
         effort = EFFORTS[self.options.effort]
         self.effort = replace(effort, examples=self.options.examples)
         self.seed = self._search_seed()
+        self.trial_seed = self._seed_of_trials()
         self.no_device: str | None = None
         self.facts: dict[str, Mapping[str, str]] = {}
         self._trials, self._crop = self.options.trials, self.options.crop
@@ -85,6 +89,13 @@ class Run:
         if shared is not None:
             return int(shared)
         # The same command gives the same verdict; only the nightly run goes where none has been.
+        return random.SystemRandom().getrandbits(32) if self.options.effort == "nightly" else 0
+
+    def _seed_of_trials(self) -> int:
+        shared = getattr(self.config, "workerinput", {}).get(TRIAL_SEED)
+        given = self.options.trial_seed if shared is None else int(shared)
+        if given is not None:
+            return given
         return random.SystemRandom().getrandbits(32) if self.options.effort == "nightly" else 0
 
     @property
@@ -141,6 +152,7 @@ class Run:
                 effort=self.effort,
                 search_seed=self.seed,
                 limits=self.limits,
+                seed=self.trial_seed,
                 progress=self.progress,
             )
         return self._ready[spec.name]
@@ -230,6 +242,7 @@ class Run:
             "effort": self.options.effort,
             "trials": str(self._trials_per_image),
             "seed": str(self.seed),
+            "trial-seed": str(self.trial_seed),
             "images": ", ".join(self.images),
             "promises": self._promises,
             **facts,
@@ -288,7 +301,7 @@ class Run:
         lines = [
             f"robustkit: {__version__}; device {self.options.device}; effort {self.options.effort}"
             f" ({self._trials_per_image} trials an image, {searches});"
-            f" seed {self.seed} (search), 0 (trials); promises: {self._promises}"
+            f" seed {self.seed} (search), {self.trial_seed} (trials); promises: {self._promises}"
         ]
         lines += [f"images: {said}" for said in self._image_notes]
         if self.no_device:

@@ -1,4 +1,4 @@
-"""Under pytest-xdist: one seed for all workers, and the checks of one codec and file in one process."""
+"""Under pytest-xdist: the same seeds for all workers, and the checks of one codec and file in one process."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from robustkit.plugin.session import SEED
+from robustkit.plugin.session import SEED, TRIAL_SEED
 
 #: Files of the suite whose decodes ``test_work.py`` judges, which it can in their own process alone.
-_JUDGED_LAST = ("test_degradation.py", "test_survival.py")
+_JUDGED_LAST = ("test_degradation.py", "test_regression.py", "test_survival.py")
 
 
 class Spread:
@@ -17,15 +17,18 @@ class Spread:
 
     Args:
         seed: of the searches.
+        trial_seed: of the trials.
     """
 
-    def __init__(self, seed: int | str) -> None:
+    def __init__(self, seed: int | str, trial_seed: int) -> None:
         self._seed = seed
+        self._trial_seed = trial_seed
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker the seed."""
+        """Tell a worker the seeds."""
         node.workerinput[SEED] = self._seed
+        node.workerinput[TRIAL_SEED] = self._trial_seed
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:

@@ -15,6 +15,7 @@ VALUES = {
     "report-dir": ("report_dir", "one", "two", Path("one"), Path("two")),
     "crop": ("crop", "64", "96", 64, 96),
     "trials": ("trials", "5", "6", 5, 6),
+    "trial-seed": ("trial_seed", "0", "6", 0, 6),
     "max-examples": ("examples", "7", "8", 7, 8),
     "effort": ("effort", "ci", "nightly", "ci", "nightly"),
     "device": ("device", "cuda", "cpu", "cuda", "cpu"),
@@ -98,6 +99,7 @@ def test_nothing_given_is_the_default(read, pytester, file):
     options = read(file=file)
     assert (options.images, options.profile_file, options.golden_dir, options.crop) == (None, None, None, None)
     assert (options.trials, options.examples, options.effort, options.device) == (None, None, "quick", "cpu")
+    assert options.trial_seed is None
     assert (options.seconds, options.memory, options.updating) == (30, 4 * 2**30, False)
     assert options.report_dir == pytester.path / "robustkit-report"
     assert not options.effort_is_given
@@ -160,6 +162,7 @@ def test_paths_stay_where_a_test_changes_the_directory(read, pytester, monkeypat
         ("robustkit_crop = wide", "robustkit_crop = wide: give an integer"),
         ("robustkit_trials = 0", "robustkit_trials = 0: give at least 1"),
         ("robustkit_max_examples = -3", "robustkit_max_examples = -3: give at least 1"),
+        ("robustkit_trial_seed = -1", "robustkit_trial_seed = -1: give at least 0"),
         ("robustkit_effort = nihgtly", "robustkit_effort = nihgtly: did you mean nightly?"),
         ("robustkit_device = gpu", "robustkit_device = gpu: did you mean cpu"),
         ("robustkit_time_limit = soon", "robustkit_time_limit = soon: give seconds"),
@@ -176,6 +179,7 @@ def test_paths_stay_where_a_test_changes_the_directory(read, pytester, monkeypat
 def test_a_mistake_in_a_file_names_the_key_and_the_way_out(read, written, message):
     def everything(options):
         _ = options.device, options.effort, options.crop, options.trials, options.examples, options.updating
+        _ = options.trial_seed
         _ = options.specs(), options.limits(), options.profile(), options.waivers()
 
     options = read(lines=written)

@@ -1,11 +1,15 @@
 """The pytest plugin as a user meets it: options, usage errors, ways to plug a codec in, the header and the table."""
 
+import re
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import pytest
 from suites import CODECS, TOTAL, make_suite
 
 from robustkit.plugin.options import OPTIONS
+from robustkit.plugin.session import SEED, TRIAL_SEED
+from robustkit.plugin.xdist import Spread
 
 QUICK = ("conformance", "--robustkit-crop=64", "-p", "no:cacheprovider")
 #: A check that needs no trials, so that a run takes as long as starting a worker.
@@ -182,6 +186,26 @@ def test_effort_follows_the_options(suite, args, effort):
     result = suite("--codec", "plain", *args, *ONE)
     result.assert_outcomes(passed=1, deselected=TOTAL - 1)
     assert effort in text(result)
+
+
+def test_the_trials_have_a_seed_of_their_own(suite):
+    """0, or what is given; the nightly run draws one, and names it."""
+    facts = {}
+    for args in (["--robustkit-trial-seed=9"], ["--robustkit-effort=nightly", "--robustkit-trials=1"]):
+        result = suite("--codec", "plain", *ONE, "--junitxml=junit.xml", *args)
+        result.assert_outcomes(passed=1, deselected=TOTAL - 1)
+        header = next(line for line in result.outlines if line.startswith("robustkit: "))
+        facts[args[0]] = re.search(r"seed (\d+) \(search\), (\d+) \(trials\)", header).groups()
+        told = ElementTree.parse(suite.path / "junit.xml").find(".//property[@name='robustkit.trial-seed']")
+        assert told.attrib["value"] == facts[args[0]][1]
+    assert facts["--robustkit-trial-seed=9"] == ("0", "9")
+    assert not {*facts["--robustkit-effort=nightly"]} & {"0", "9"}
+
+
+def test_workers_of_xdist_are_told_both_seeds():
+    node = SimpleNamespace(workerinput={})
+    Spread("any text", 9).pytest_configure_node(node)
+    assert node.workerinput == {SEED: "any text", TRIAL_SEED: 9}
 
 
 def test_the_hypothesis_profiles_of_the_users_own_tests_stay(pytester):
