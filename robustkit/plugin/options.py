@@ -84,7 +84,17 @@ OPTIONS = (
     Option("images", "folder of images to use in place of scikit-image's photographs", "DIR"),
     Option("crop", "centre-crop images to N x N pixels (photographs: 256)", "N"),
     Option("effort", "how many trials and damaged streams are spent (default: quick)", choices=tuple(EFFORTS)),
-    Option("trials", f"trials for each image and severity (by effort, over all images: {_by_effort('trials')})", "N"),
+    Option(
+        "trials",
+        "the most trials for each image and severity; fewer where they decide "
+        f"(by effort, over all images: {_by_effort('trials')})",
+        "N",
+    ),
+    Option(
+        "unproved",
+        "whether a promise that the trials don't prove fails the run (default: warn with the effort quick, else fail)",
+        choices=("fail", "warn"),
+    ),
     Option(
         "max-examples",
         "damaged streams that each search tries (by default as many as the decoder's speed lets all of them try in "
@@ -250,6 +260,11 @@ class Options:
     def trials(self) -> int | None:
         """Trials for each image and severity, if the user said so."""
         return self._whole("trials")
+
+    @property
+    def unproved_fails(self) -> bool:
+        """Whether a promise that is not proved fails the run."""
+        return self._choice("unproved", "warn" if self.effort == "quick" else "fail") == "fail"
 
     @property
     def examples(self) -> int | None:
