@@ -297,7 +297,7 @@ def quantities(promise: Promise, trials: Sequence[Trial], metric: str) -> list[Q
     worst = max(with_image, key=drop, default=None)
     tail = worst if worst is not None and (drop(worst) > limit or not corrupted) else next(iter(corrupted), None)
     events = in_rounds(trials, lambda t: float(beyond(t)))
-    charged, p5 = _charged(trials, metric, promise), _percentile(drops)
+    charged, p5 = _charged(trials, metric, promise), worst_in_twenty(drops)
     least = min(best(metric), limit)
     found = [
         Quantity(
@@ -493,7 +493,7 @@ def _charged(trials: Sequence[Trial], metric: str, promise: Promise) -> float:
     return _mean(np.array([promise.worst if drop is None else min(drop, promise.worst) for drop in drops]))
 
 
-def _percentile(drops: Floats) -> float:
+def worst_in_twenty(drops: Floats) -> float:
     """The drop that 95% of the trials do not exceed; infinite for a trial without an image."""
     found = np.sort(np.where(np.isnan(drops), math.inf, drops).ravel())
     return float(found[math.ceil(0.95 * len(found)) - 1]) if len(found) else math.nan

@@ -340,9 +340,7 @@ def _promise(
     mean = rounded_up(max(floor(metric), (1 + MARGIN) * mean))
     catastrophe = rounded_up(max(1.25 * p5 + floor(metric), _tail(drops, _NEVER, most=math.inf)))
     fits = METRICS[metric].higher_is_better and catastrophe < quality / 2
-    p95 = float(
-        np.quantile(np.where(np.isnan(runs.drops[channel]), math.inf, runs.drops[channel]), 0.95, method="higher")
-    )
+    p95 = assess.worst_in_twenty(runs.drops[channel])
     return Promise(
         channel,
         mean,
@@ -383,7 +381,8 @@ def _tail(drops: Floats, share: float, most: float = 1.25) -> float:
     """
     start = np.quantile(drops, 0.9)
     excess = (drops[drops >= start] - start).mean()
-    return float(min(start + excess * math.log(0.1 / share), most * max(drops.max(), 0.0)))
+    found = float(start + excess * math.log(0.1 / share))
+    return min(found, most * max(float(drops.max()), 0.0)) if math.isfinite(most) else found
 
 
 def _limits(profile: Profile, promised: Mapping[Channel, Sequence[Trial]], runs: _Runs) -> list[Limit]:
