@@ -257,6 +257,15 @@ def in_rounds(trials: Iterable[Trial], value: Callable[[Trial], float]) -> Float
     return rounds
 
 
+def by_image(trials: Iterable[Trial], value: Callable[[Trial], float | None]) -> dict[str, list[float]]:
+    """``value`` of each trial, gathered by image; ``None`` is left out."""
+    values: dict[str, list[float]] = {}
+    for trial in trials:
+        found = value(trial)
+        values.setdefault(trial.image, []).extend([] if found is None else [found])
+    return values
+
+
 def is_refused(trial: Trial) -> bool:
     """Whether the codec refused the stream."""
     return trial.outcome is Outcome.REFUSED
@@ -453,11 +462,8 @@ def assess(
 
 def in_general(promise: Promise, trials: Sequence[Trial], metric: str) -> list[Assessment]:
     """What the trials say of images in general, from :data:`GENERAL` images on: the mean drop, with Student's t."""
-    values: dict[str, list[float]] = {}
-    for trial in trials:
-        if (drop := trial.drop(metric)) is not None:
-            values.setdefault(trial.image, []).append(min(drop, promise.p5_drop))
-    if len(values) < GENERAL:
+    values = by_image(trials, lambda t: None if (drop := t.drop(metric)) is None else min(drop, promise.p5_drop))
+    if sum(map(bool, values.values())) < GENERAL:
         return []
     bound = statistics.mean_bound(values)
     return [

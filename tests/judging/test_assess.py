@@ -16,6 +16,7 @@ from robustkit.judging.assess import (
     Rule,
     allowed_beyond,
     assess,
+    by_image,
     gains,
     in_general,
     in_rounds,
@@ -451,6 +452,11 @@ def test_numbers_are_gathered_in_rounds():
     trials = [trial("a", 0, 1.0), trial("b", 1, 3.0), trial("a", 1, 2.0)]
     assert str(in_rounds(trials, lambda t: t.drop("psnr"))) == str(np.array([[1.0, math.nan], [2.0, 3.0]]))
     assert in_rounds([], float).shape == (0, 0)
+
+
+def test_values_are_gathered_by_image_and_none_is_left_out():
+    trials = [trial("a", 0, 1.0), trial("b", 0, None), trial("a", 1, 2.0)]
+    assert by_image(trials, lambda t: t.drop("psnr")) == {"a": [1.0, 2.0], "b": []}
 
 
 def test_what_is_expected_stands_beside_the_limit():
