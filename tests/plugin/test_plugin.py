@@ -255,13 +255,6 @@ def test_too_few_trials_prove_nothing(suite, args, fails):
     assert result.ret == (NOT_PROVED if fails else 0)
 
 
-def test_what_is_broken_fails_as_that_beside_what_is_not_proved(suite):
-    result = suite("--codec", "plain,lossy", "--robustkit-effort=ci", "--robustkit-trials=5", "-k", "thresholds")
-    assert "lossy: does not conform" in text(result)
-    assert "plain: not proved" in text(result)
-    assert result.ret == 1
-
-
 def test_images_of_ones_own(suite):
     from PIL import Image
 
