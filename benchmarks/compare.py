@@ -25,7 +25,7 @@ from robustkit.cli.measure import CORES
 from robustkit.errors import RobustkitError
 from robustkit.images import ImageError
 from robustkit.isolation import Limits
-from robustkit.judging.assess import corrupted, interval, mean_drop
+from robustkit.judging.assess import by_image, interval
 from robustkit.judging.store import TrialStore
 from robustkit.judging.subject import Subject, slug
 from robustkit.judging.trial import Trial
@@ -49,7 +49,9 @@ def row(name: str, subject: Subject, seen: Sequence[Sequence[Trial]]) -> str:
     cells = [f"`{name}`", f"{subject.clean_bpp:.3f}", interval(clean, 2)]
     for trials in seen:
         shown = any(trial.drop(METRIC) is not None for trial in trials)
-        cells += [interval(mean_drop(trials, METRIC), 2) if shown else "", interval(corrupted(trials), 2)]
+        mean = statistics.mean_bound(by_image(trials, lambda t: t.drop(METRIC)))
+        lost = statistics.share_bound(by_image(trials, lambda t: t.outcome.corrupted))
+        cells += [interval(mean, 2) if shown else "", interval(lost, 2)]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -25,32 +25,72 @@ class ProfileError(RobustkitError, ValueError):
 class Promise:
     """The promise for one severity of one channel.
 
+    Each limit says what is unacceptable: a codec that does that or worse breaks it. What the codec does is better, and
+    the ``expected_...`` fields may say it, as ``robustkit measure`` writes them; nothing is judged by them.
+
     Attributes:
         channel: which; it may be given by its name, as ``robustkit.channels.parse`` reads it: ``"bsc(ber=1e-3)"``.
-        mean_drop: largest mean loss of quality against the clean decode, in the metric's unit (dB).
-        p5_drop: a loss that at most 5% of the trials exceed. What is computed is the share of trials beyond it, and a
-            bound on that share; a trial without an image is not counted here but in ``corrupted``.
+        mean_drop: limit of the mean loss of quality against the clean decode, in the metric's unit (dB); of the trials
+            with an image, a loss above ``p5_drop`` counted as that much.
+        p5_drop: limit of the loss at the 5th percentile of quality, that is, of the worst trial in twenty.
         corrupted: largest share of trials that give no usable image, 0 to 1.
+        catastrophe: a loss above which a picture is a catastrophe; ``None`` if nothing is promised of that.
+        catastrophes: largest share of trials with such a picture, 0 to 1.
+        expected_mean_drop, expected_p5_drop, expected_corrupted: what was measured, at most the limits.
 
     Raises:
-        ProfileError: an unknown channel or one out of range, a limit that is not finite, a share outside 0 to 1.
+        ProfileError: an unknown channel or one out of range, a limit that is not finite, a share outside 0 to 1, a
+            catastrophe that is smaller than ``p5_drop``, a number that is expected to be beyond its limit.
     """
 
     channel: Channel
     mean_drop: float
     p5_drop: float
     corrupted: float = 0.0
+    catastrophe: float | None = None
+    catastrophes: float = 0.0
+    expected_mean_drop: float | None = None
+    expected_p5_drop: float | None = None
+    expected_corrupted: float | None = None
 
-    def __init__(self, channel: Channel | str, mean_drop: float, p5_drop: float, corrupted: float = 0.0) -> None:
+    def __init__(
+        self,
+        channel: Channel | str,
+        mean_drop: float,
+        p5_drop: float,
+        corrupted: float = 0.0,
+        catastrophe: float | None = None,
+        catastrophes: float = 0.0,
+        expected_mean_drop: float | None = None,
+        expected_p5_drop: float | None = None,
+        expected_corrupted: float | None = None,
+    ) -> None:
         if isinstance(channel, str):
             try:
                 channel = parse(channel)
             except ChannelError as error:
                 raise ProfileError(str(error)) from error
-        given = {"channel": channel, "mean_drop": mean_drop, "p5_drop": p5_drop, "corrupted": corrupted}
+        given = {
+            **{"channel": channel, "mean_drop": mean_drop, "p5_drop": p5_drop, "corrupted": corrupted},
+            **{"catastrophe": catastrophe, "catastrophes": catastrophes},
+            **{"expected_mean_drop": expected_mean_drop, "expected_p5_drop": expected_p5_drop},
+            "expected_corrupted": expected_corrupted,
+        }
         for name, value in given.items():
             object.__setattr__(self, name, value)
-        _check(self, f"{channel} ", shares=("corrupted",))
+        _check(self, f"{channel} ", shares=("corrupted", "catastrophes", "expected_corrupted"))
+        if catastrophe is None and catastrophes:
+            raise ProfileError(
+                f"{channel} catastrophes = {catastrophes!r}: give catastrophe, the loss that is one, too"
+            )
+        if catastrophe is not None and catastrophe < p5_drop:
+            raise ProfileError(f"{channel} catastrophe = {catastrophe!r} is less than p5_drop = {p5_drop!r}")
+        _check_expected(self, f"{channel} ", ("mean_drop", "p5_drop", "corrupted"))
+
+    @property
+    def worst(self) -> float:
+        """The worst loss that is declared: what a trial without an image is charged with."""
+        return self.p5_drop if self.catastrophe is None else self.catastrophe
 
 
 @dataclass(frozen=True)
@@ -65,6 +105,7 @@ class Profile:
         metric: ``"psnr"`` (dB, RGB, 8 bit), or another metric of ``robustkit.quality``.
         slowdown: a damaged stream's decode takes at most so many times the clean one's, and a second.
         memory_growth: and at most so many times its memory, and 256 MiB.
+        expected_refused: the share that was measured; nothing is judged by it.
     """
 
     bpp: float
@@ -74,13 +115,15 @@ class Profile:
     metric: str = "psnr"
     slowdown: float = 100.0
     memory_growth: float = 10.0
+    expected_refused: float | None = None
 
     def __post_init__(self) -> None:
         named = [str(p.channel) for p in self.promises]
         twice = {c for c in named if named.count(c) > 1}
         if twice:
             raise ProfileError(f"channel {sorted(twice)[0]!r} is promised twice")
-        _check(self, "", shares=("refused",))
+        _check(self, "", shares=("refused", "expected_refused"))
+        _check_expected(self, "", ("refused",))
         if self.bpp < 0:
             raise ProfileError(f"bpp = {self.bpp!r} is a rate: give 0 or more")
         for name in _TIMES:
@@ -117,11 +160,16 @@ class Profile:
     def to_mapping(self) -> dict[str, Any]:
         """The profile as numbers, strings and lists, which JSON and TOML can hold; channels by their names.
 
-        ``slowdown`` and ``memory_growth`` are named where they are not the usual ones.
+        What need not be given is named where it is not the usual.
         """
         top = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "promises"}
         top = {name: value for name, value in top.items() if name not in _TIMES or value != getattr(Profile, name)}
+        top = {name: value for name, value in top.items() if value is not None}
         rows = [{f.name: getattr(promise, f.name) for f in fields(promise)} for promise in self.promises]
+        rows = [
+            {name: value for name, value in row.items() if value is not None and (name, value) != ("catastrophes", 0)}
+            for row in rows
+        ]
         return {**top, "promises": [{**row, "channel": str(row["channel"])} for row in rows]}
 
     def to_toml(self) -> str:
@@ -154,9 +202,12 @@ class Profile:
             if promise is None:
                 looser.append(f"{theirs.channel} is not promised")
                 continue
-            for name in ("mean_drop", "p5_drop", "corrupted"):
-                if getattr(promise, name) > getattr(theirs, name):
-                    looser.append(f"{theirs.channel} {name} {getattr(promise, name):g} > {getattr(theirs, name):g}")
+            for name in ("mean_drop", "p5_drop", "corrupted", "catastrophe", "catastrophes"):
+                here, there = getattr(promise, name), getattr(theirs, name)
+                if here is None and there is not None:
+                    looser.append(f"{theirs.channel} {name} {there:g} is not promised")
+                elif there is not None and here > there:
+                    looser.append(f"{theirs.channel} {name} {here:g} > {there:g}")
         return looser
 
 
@@ -188,8 +239,15 @@ def _check(data: Profile | Promise, where: str, *, shares: tuple[str, ...]) -> N
         # A NaN is neither looser nor tighter than anything: it would turn a promise off unseen. So would infinity.
         if isinstance(value, int | float) and not _finite(value):
             raise ProfileError(f"{where}{item.name} = {value!r} is not a finite number")
-        if item.name in shares and not 0 <= value <= 1:
+        if item.name in shares and value is not None and not 0 <= value <= 1:
             raise ProfileError(f"{where}{item.name} = {value!r} is a share: give 0 to 1")
+
+
+def _check_expected(data: Profile | Promise, where: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        expected, limit = getattr(data, f"expected_{name}"), getattr(data, name)
+        if expected is not None and expected > limit:
+            raise ProfileError(f"{where}expected_{name} = {expected!r} is beyond the limit, {name} = {limit!r}")
 
 
 def _finite(value: float) -> bool:

@@ -1,5 +1,6 @@
-"""Confidence bounds from seeded trials, clustered by image.
+"""Confidence bounds about images in general, from trials clustered by image.
 
+The suite's verdicts speak of the images of a run, by :mod:`robustkit.evalues`; these bounds speak of others, too.
 Trials of one image resemble one another, so images are the units: k images with n trials each say much less about
 images in general than k*n independent trials would. Every function takes ``values[image]``, the trials of each image
 as a one-dimensional array, gives every image the same weight, and is deterministic.
@@ -41,20 +42,6 @@ class Bound:
     high: float
     confidence: float = CONFIDENCE
     two_sided: bool = False
-
-
-def trials_to_prove(share: float, *, confidence: float = CONFIDENCE) -> int:
-    """The fewest independent trials that prove, if none shows the event, that its share is at most ``share``.
-
-    At 95%, 59 trials for a share of 5%, and so for a 95th percentile.
-
-    Raises:
-        ValueError: ``share`` is not between 0 and 1; 0 can't be proved.
-    """
-    _check(confidence)
-    if not 0 < share < 1:
-        raise ValueError(f"share = {share!r}: give more than 0 and less than 1; a share of 0 can't be proved")
-    return math.ceil(math.log(1 - confidence) / math.log1p(-share))
 
 
 def mean_bound(
@@ -126,82 +113,6 @@ def share_bound(
     shares = np.array([[group.mean() for group in groups]])
     low, high = _share_ends(shares, sum(map(len, groups)), _tail(confidence, two_sided))
     return Bound(float(shares.mean()), float(low[0]), float(high[0]), confidence, two_sided)
-
-
-def percentile_bound(
-    values: Mapping[str, npt.ArrayLike],
-    percentile: float,
-    *,
-    confidence: float = CONFIDENCE,
-    two_sided: bool = False,
-) -> Bound:
-    """A percentile of all trials: the values at which the share of trials beyond them is bounded as it should be.
-
-    This inverts :func:`share_bound` (Woodruff, J. Amer. Statist. Assoc. 47, 1952): no distribution is assumed, and
-    unlike a bootstrap it knows that the largest value seen need not be the largest there is. Where the trials are
-    too few to bound the percentile from one side, that end is infinite: the 95th has an upper bound from
-    :func:`trials_to_prove` ``(0.05)`` trials on. Where all values are equal the interval is that one value.
-
-    With few images the outermost levels meet :func:`share_bound`'s limit: for six images of ten trials, the upper
-    bound of the 95th percentile of all images was too low in 6% of simulations when images were alike, in 12%
-    when a third of the variance lay between them (nominal: 5%).
-
-    Args:
-        values: numbers; give a drop of ``inf`` for a trial that gave no image.
-        percentile: above 0 and below 100. The 5th percentile of quality is the 95th of the drop.
-        confidence: see :class:`Bound`.
-        two_sided: see :class:`Bound`.
-
-    Raises:
-        ValueError: a value is NaN, or ``percentile`` is out of range.
-    """
-    _check(confidence)
-    if not 0 < percentile < 100:
-        raise ValueError(f"percentile = {percentile!r} is out of range: give more than 0 and less than 100")
-    groups = _groups(values)
-    if any(np.isnan(group).any() for group in groups):
-        raise ValueError("a percentile needs numbers, not NaN: give inf for a trial that gave no image")
-    plain = _plain(groups, confidence, two_sided)
-    if plain is not None:
-        return plain
-    levels = np.unique(np.concatenate(groups))
-    ordered = [np.sort(group) for group in groups]
-    above = np.column_stack([(len(g) - np.searchsorted(g, levels, side="right")) / len(g) for g in ordered])
-    reached = np.column_stack([(len(g) - np.searchsorted(g, levels, side="left")) / len(g) for g in ordered])
-    trials = sum(map(len, groups))
-    tail = _tail(confidence, two_sided)
-    beyond = 1 - percentile / 100
-    # From the outside in, as far as every level holds: the ends of a share need not be monotone in the level.
-    holds_low = np.logical_and.accumulate(_share_ends(reached, trials, tail)[0] > beyond)
-    holds_high = np.logical_and.accumulate((_share_ends(above, trials, tail)[1] <= beyond)[::-1])[::-1]
-    return Bound(
-        float(levels[np.argmax(above.mean(axis=1) <= beyond + 1e-12)]),
-        float(levels[holds_low][-1]) if holds_low.any() else -math.inf,
-        float(levels[holds_high][0]) if holds_high.any() else math.inf,
-        confidence,
-        two_sided,
-    )
-
-
-def improvement_bound(
-    less: Mapping[str, npt.ArrayLike], more: Mapping[str, npt.ArrayLike], *, confidence: float = 0.99
-) -> Bound:
-    """How much less quality is lost at more damage: above 0 if more damage seems better. Paired by image.
-
-    A lower end above a margin says that quality rises with damage by more than that, beyond noise. A suite tests many
-    pairs, hence the higher confidence.
-
-    Args:
-        less: drops of quality at the lower severity, by image.
-        more: drops at the higher severity. Images that lack values in either are left out.
-        confidence: of the one-sided bounds.
-    """
-    before, after = (
-        {image: np.asarray(drops, dtype=np.float64) for image, drops in side.items()} for side in (less, more)
-    )
-    both = [image for image in before if len(before[image]) and image in after and len(after[image])]
-    gains = {image: [before[image].mean() - after[image].mean()] for image in both}
-    return mean_bound(gains, confidence=confidence)
 
 
 def _check(confidence: float) -> None:

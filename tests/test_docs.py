@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from robustkit import Layout, Profile, channels, cli, registry
 from robustkit.codecs.rcc.container import HEADER_BYTES, header_fields
+from robustkit.judging.finding import NOT_PROVED
 
 RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "robust-turbo-ddcm-uep", "ddcm", "diffc", "psc")
 ROOT = Path(__file__).parents[1]
@@ -174,9 +175,10 @@ def test_the_unproved_promise_reads_as_the_page_shows(example):
     example.path.joinpath("conftest.py").write_text(hook, encoding="utf-8")
     promises = block("docs/promises.md", "toml", "[[promises]]").replace("mean_drop = 0.5 ", "mean_drop = 0.3 ")
     example.path.joinpath("my_profile.toml").write_text(promises, encoding="utf-8")
-    done = example("--codec", "block-means", "--robustkit-profile", "my_profile.toml", "-k", "degrades")
-    assert done.returncode == 1, done.stdout + done.stderr
-    shown = block("docs/verdict.md", "text", "does not hold")
+    options = ("--robustkit-profile", "my_profile.toml", "--robustkit-unproved", "fail")
+    done = example("--codec", "block-means", "-k", "degrades", *options)
+    assert done.returncode == NOT_PROVED, done.stdout + done.stderr
+    shown = block("docs/verdict.md", "text", "is not proved")
     assert shown in done.stdout
     command = block("docs/replay.md", "sh", "robustkit replay")
     assert shown.endswith(command)

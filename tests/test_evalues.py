@@ -50,9 +50,43 @@ def test_true_evidence_comes():
     assert all(evalues.above(run, 0.5)[-1] >= 20 for run in losses(200, 6)[:300])
 
 
-def test_seventy_trials_without_an_event_prove_a_share_of_one_in_twenty():
-    evidence = evalues.below(np.zeros((80, 1)), 0.05)
-    assert int(np.argmax(evidence >= 20)) + 1 == 70
+@pytest.mark.parametrize(("events", "trials"), [(0, 65), (1, 142), (2, 191)])
+def test_so_many_trials_prove_a_share_of_one_in_twenty(events, trials):
+    evidence = evalues.below([[1.0]] * events + [[0.0]] * 300, 0.05)
+    assert int(np.argmax(evidence >= 20)) + 1 == trials
+
+
+@pytest.mark.parametrize("share", [0.9, 0.05, 0.01, 0.0001])
+def test_trials_to_prove_are_the_fewest(share):
+    fewest = evalues.trials_to_prove(share)
+    evidence = evalues.below(np.zeros((fewest, 1)), share)
+    assert evidence[-1] >= 20
+    assert (evidence[:-1] < 20).all()
+
+
+def test_evidence_grows_as_it_is_said_to():
+    growing = evalues.growth(np.zeros((9, 4)), 0.05)
+    assert growing == pytest.approx(-math.log(0.95))
+    # A trial without a number brings none.
+    assert evalues.growth([[0.0, math.nan]], 0.05) == pytest.approx(growing / 2)
+    assert evalues.growth([[0.1, 0.1]], 0.05) < 0
+
+
+def test_a_trial_without_a_number_carries_no_bet():
+    some = np.array([[0.0, math.nan], [math.nan, math.nan], [0.3, 0.1]])
+    one = evalues.below([[0.0], [0.3], [0.1]], 0.5)
+    assert evalues.below(some, 0.5)[-1] == pytest.approx(one[-1])
+    assert evalues.above([[math.nan, 1.0]], 0.0).tolist() == [math.inf]
+
+
+def test_false_evidence_is_rare_where_images_give_numbers_unequally_often():
+    """The image that loses most gives a number in one of ten trials: the mean of all numbers is at the limit."""
+    rng = np.random.default_rng(4)
+    runs = np.where(rng.random((RUNS, 100, 3)) < (0.9, 0.8, 0.1), 0.2 * rng.random((RUNS, 100, 3)), math.nan)
+    runs[:, :, 2] *= 5
+    limit = (0.9 * 0.1 + 0.8 * 0.1 + 0.1 * 0.5) / 1.8
+    assert sum(evalues.below(run, limit)[-1] >= 20 for run in runs) <= 75 + 4 * 8.4
+    assert sum(evalues.above(run, limit)[-1] >= 20 for run in runs) <= 75 + 4 * 8.4
 
 
 def test_one_event_disproves_a_share_of_zero():
@@ -115,7 +149,6 @@ def test_bounds_without_numbers_are_the_range():
     ("call", "says"),
     [
         (lambda: evalues.below([[2.0]], 0.5), "above most"),
-        (lambda: evalues.below([[math.nan]], 0.5), "or none"),
         (lambda: evalues.below([[0.0]], 1.0), "give one below"),
         (lambda: evalues.above([[-1.0]], 0.5), "below least"),
         (lambda: evalues.above([[0.0]], -0.5), "at least least"),

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 #: Streams that a search tries, however slow the decoder.
 LEAST = 16
+#: Trials of a promise, over all images, after which it is first asked whether they decide; fewer than 65 prove no 5th
+#: percentile. And between two times of asking.
+FIRST, STEP = 72, 24
 #: Seconds that a stream costs beside its decode: it is written to disk, sent, and its image fetched.
 ASIDE = 0.0005
 #: A decode that takes so many times its processors' time, and so many seconds more, waits for something else.
@@ -42,7 +45,7 @@ class Effort:
     """What a run spends.
 
     Attributes:
-        trials: for each severity of a promise, over all images. Fewer than 59 prove no 5th percentile.
+        trials: for each severity of a promise, over all images; so many are run only where fewer don't decide.
         seconds: that all searches of one codec together aim at.
         most: streams that one search draws, however fast the decoder.
         cap: seconds after which a search stops, whatever it has tried; far above what it aims at.
@@ -91,7 +94,7 @@ class Sizes(NamedTuple):
 
 #: The efforts by name.
 EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(trials=60, seconds=20, most=256, cap=60, shrinks=256, shrink_seconds=60),
-    "ci": Effort(trials=120, seconds=120, most=1024, cap=240, shrinks=512, shrink_seconds=240, processes=2),
-    "nightly": Effort(trials=600, seconds=1200, most=8192, cap=1200, shrinks=2048, shrink_seconds=1200, processes=4),
+    "quick": Effort(trials=144, seconds=20, most=256, cap=60, shrinks=256, shrink_seconds=60),
+    "ci": Effort(trials=360, seconds=120, most=1024, cap=240, shrinks=512, shrink_seconds=240, processes=2),
+    "nightly": Effort(trials=1200, seconds=1200, most=8192, cap=1200, shrinks=2048, shrink_seconds=1200, processes=4),
 }

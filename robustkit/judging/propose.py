@@ -1,4 +1,9 @@
-"""Proposing: the tightest profile that runs of the suite prove, and how tight a declared one is."""
+"""Proposing: the tightest profile that runs of the suite prove, and how tight a declared one is.
+
+Both play runs through with trials drawn from those measured, by the very evidence that the suite judges with. A run
+first draws the trials that there might have been in place of those measured, and then its own from these: so it knows
+that others might have been measured.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +13,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from robustkit import evalues
 from robustkit.channels import Channel, generator
 from robustkit.errors import RobustkitError
+from robustkit.evalues import Floats
 from robustkit.judging import assess
-from robustkit.judging.assess import assess_corrupted, assess_quality, by_image, judge, judge_share
-from robustkit.judging.effort import EFFORTS
+from robustkit.judging.assess import KEPT, Rule, allowed_beyond, in_rounds, is_refused, judge, quantities
+from robustkit.judging.effort import EFFORTS, FIRST
 from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
 from robustkit.profile import Profile, Promise
 from robustkit.quality import METRICS
-from robustkit.statistics import Bound
 
 #: Runs of the suite that are played through, each with trials drawn from those measured.
 RUNS = 400
-#: Share of those runs that a proposed promise holds in.
+#: Share of those runs that keep a proposed profile; and in which a regression counts as caught.
 HOLDS = 0.99
+#: Of the trials of a channel, the share that must give an image for a promise on it.
+LEAST = 0.1
 #: Added to each limit: the trials measured are not all there are, and other machines round differently.
 MARGIN = 0.05
 #: How much tighter a promise is shown to fail.
 TIGHTER = 0.8
+#: The share of trials that may lie beyond a proposed ``p5_drop``: a quick run proves one in twenty with one of its
+#: trials beyond, and meets two in one of 400 runs.
+_BEYOND = 0.0005
+#: The share beyond a proposed catastrophe, none of which may be seen.
+_NEVER = 1e-6
+#: How often limits that hold one by one are slackened by ``MARGIN`` until they hold together.
+_TIMES = 20
 
 
 class ProposalError(RobustkitError, ValueError):
@@ -42,10 +58,12 @@ class Limit:
         channel: ``None`` for all promises together.
         quantity: the field of :class:`Promise`, or "refused".
         value: the limit.
-        first: what the suite's own run, the first of the trials, says of it; noted where no trial gave an image.
-        kept: share of the runs that prove it.
-        tighter_kept: share of the runs that prove one 20% tighter.
+        first: what the measured trials say of it, judged as one run; noted where no trial gave an image.
+        kept: share of the quick runs that prove it, or find nothing against it where it is too small to be proved.
+        tighter_kept: the same of a limit 20% tighter.
         trials: how many were measured.
+        caught: of a mean drop, by how much a codec must get worse for 99% of the runs with the effort ci not to keep
+            the channel's promises; ``None`` elsewhere, infinite where nothing is.
     """
 
     channel: Channel | None
@@ -55,16 +73,17 @@ class Limit:
     kept: float
     tighter_kept: float
     trials: int
+    caught: float | None = None
 
     @property
     def loose(self) -> bool:
         """Whether one 20% tighter is as safe."""
-        return self.value > 0 and self.first is Verdict.KEPT and self.tighter_kept >= HOLDS
+        return self.value > 0 and self.first.good and self.tighter_kept >= HOLDS
 
 
 def least_trials(images: int) -> int:
-    """The trials of each image and channel in a quick run of the suite: with fewer nothing can be said of one."""
-    return math.ceil(EFFORTS["quick"].trials / max(1, images))
+    """The trials of each image and channel that decide a clear case: with fewer nothing can be said of one."""
+    return math.ceil(FIRST / max(1, images))
 
 
 def floor(metric: str) -> float:
@@ -85,47 +104,42 @@ def rounded_up(value: float) -> float:
 def propose(
     measured: Mapping[Channel, Sequence[Trial]], *, bpp: float, quality: float, metric: str = "psnr"
 ) -> tuple[Profile, list[Limit]]:
-    """The tightest profile that runs with the quick effort prove in 99 of 100, and what is known of each limit.
-
-    A run proves a limit that lies at or above the upper end of its bound, so the limits come from the distribution
-    of that end over runs, and from the run that the suite does, which has the first of the measured trials.
+    """The tightest profile that 99 of 100 runs with the quick effort keep whole, and what is known of each limit.
 
     Args:
-        measured: the trials of each channel. One on which no trial gave an image gets no promise, nor does one on which
-            a quick run may have too few for a bound; without any promise no refusal is allowed.
+        measured: the trials of each channel. One on which fewer than one trial in ten gave an image gets no promise;
+            without any promise no refusal is allowed.
         bpp: mean rate of the clean streams.
         quality: mean quality of the clean decodes.
         metric: of ``quality`` and of the drops.
 
     Raises:
-        ProposalError: fewer trials than a run of the suite has.
+        ProposalError: fewer trials than decide a clear case.
     """
-    promised = {c: list(trials) for c, trials in measured.items() if any(t.drop(metric) is not None for t in trials)}
-    runs = _runs(promised)
-    limits, promises = [], []
+    channels = [c for c, trials in measured.items() if _share_with_image(trials, metric) >= LEAST]
+    promised = {channel: list(measured[channel]) for channel in channels}
+    runs = _Runs(promised, metric)
+    # One of a hundred runs may fail, by any limit.
+    holds = min(1 - (1 - HOLDS) / (3 * len(promised) + 1), 1 - 1 / RUNS)
+    promises, slack = [], 0
     for channel, trials in promised.items():
-        declared = {}
-        for quantity, bound in _quantities(metric).items():
-            values = [bound(run[channel]) for run in runs]
-            declared[quantity] = _least(quantity, bound(trials), values, trials, metric)
-            limits.append(_limit(channel, quantity, declared[quantity], values, trials))
-        if all(map(math.isfinite, declared.values())):
-            promises.append(Promise(channel, **declared))
-    kept = [promise.channel for promise in promises]
-    refused = 0.0
-    if kept:
-        everything = [t for channel in kept for t in promised[channel]]
-        together = [assess.refused([t for channel in kept for t in run[channel]]) for run in runs]
-        refused = _least("refused", assess.refused(everything), together, everything, metric)
-        limits.append(_limit(None, "refused", refused, together, everything))
+        promises.append(_promise(channel, trials, runs, holds, quality, metric))
+    refused, share = 0.0, 0.0
+    if promises:
+        share = float(np.mean([is_refused(t) for trials in promised.values() for t in trials]))
+        if share:
+            refused = _share_limit(lambda limit: float(runs.refused(limit).mean()), share, holds)
     profile = Profile(
         bpp=math.ceil(round(1000 * bpp, 6)) / 1000,
         quality=_slackened(quality, metric),
         refused=refused,
         promises=tuple(promises),
         metric=metric,
+        expected_refused=_expected(share, refused) if promises else None,
     )
-    return profile, limits
+    while promises and runs.all_kept(profile) < HOLDS and slack < _TIMES:
+        profile, slack = _slacker(profile), slack + 1
+    return profile, _limits(profile, promised, runs)
 
 
 def examine(profile: Profile, measured: Mapping[Channel, Sequence[Trial]]) -> list[Limit]:
@@ -137,30 +151,14 @@ def examine(profile: Profile, measured: Mapping[Channel, Sequence[Trial]]) -> li
             which is of all promises together.
 
     Raises:
-        ProposalError: fewer trials than a run of the suite has.
+        ProposalError: fewer trials than decide a clear case.
     """
-    examined = [promise for promise in profile.promises if promise.channel in measured]
-    promised = {promise.channel: list(measured[promise.channel]) for promise in examined}
-    runs, limits = _runs(promised), []
-    for promise in examined:
-        trials, suites_own = promised[promise.channel], runs[0][promise.channel]
-        judged = [*assess_quality(promise, suites_own, profile.metric), assess_corrupted(promise, suites_own)]
-        first = {assessment.quantity: assessment.verdict for assessment in judged}
-        for quantity, bound in _quantities(profile.metric).items():
-            values = [bound(run[promise.channel]) for run in runs]
-            limit = _limit(promise.channel, quantity, getattr(promise, quantity), values, trials)
-            limits.append(replace(limit, first=first.get(quantity, Verdict.NOTED)))
-    if len(examined) < len(profile.promises):
-        return limits
-    together = [assess.refused([t for trials in run.values() for t in trials]) for run in runs]
-    everything = [t for trials in promised.values() for t in trials]
-    return [*limits, _limit(None, "refused", profile.refused, together, everything)]
+    promised = {p.channel: list(measured[p.channel]) for p in profile.promises if p.channel in measured}
+    return _limits(profile, promised, _Runs(promised, profile.metric))
 
 
 def remark(limit: Limit, metric: str = "psnr") -> str:
     """Why a limit can't be both safe and tight, if so."""
-    if math.isinf(limit.value):
-        return "too few images in a quick run: no promise"
     if limit.first is Verdict.NOTED:
         return "no trial gave an image"
     if limit.tighter_kept <= 0.5:
@@ -192,83 +190,228 @@ def _literal(value: str | float) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(float(value))
 
 
-def _quantities(metric: str) -> dict[str, Callable[[Sequence[Trial]], Bound]]:
-    return {
-        "mean_drop": lambda trials: assess.mean_drop(trials, metric),
-        "p5_drop": lambda trials: assess.p5_drop(trials, metric),
-        "corrupted": assess.corrupted,
-    }
+class _Runs:
+    """Runs of the suite, drawn from measured trials: what each would say of a limit.
 
-
-def _runs(promised: Mapping[Channel, Sequence[Trial]]) -> list[dict[Channel, list[Trial]]]:
-    """The run that the suite does, with the first trials of each image, and ``RUNS`` others drawn from all of them."""
-    images = {t.image for trials in promised.values() for t in trials}
-    per_image = least_trials(len(images))
-    for channel, trials in promised.items():
-        fewest = min(map(len, by_image(trials, lambda t: 0.0).values()))
-        if fewest < per_image:
-            raise ProposalError(
-                f"{channel}: {fewest} trials of an image are fewer than a run of the suite has: give --trials "
-                f"{per_image} or more"
-            )
-    runs = [{c: [t for t in trials if t.number < per_image] for c, trials in promised.items()}]
-    for number in range(RUNS):
-        # The key that these draws have always had: proposals stay what they were.
-        rng = generator("", "", "measure-profile", number)
-        runs.append({c: _resampled(trials, per_image, rng) for c, trials in promised.items()})
-    return runs
-
-
-def _resampled(trials: Sequence[Trial], per_image: int, rng: np.random.Generator) -> list[Trial]:
-    """One run of the suite: ``per_image`` trials of each image, drawn with replacement."""
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(trial.image, []).append(trial)
-    return [group[i] for group in groups.values() for i in rng.integers(0, len(group), per_image)]
-
-
-def _extreme_drop(trials: Sequence[Trial], metric: str) -> float:
-    """The drop that no trial of a quick run exceeds in 99 of 100 runs.
-
-    So few trials prove a 5th percentile only where not one of them lies beyond, and the largest drop measured is not
-    the largest there is. The tail above the 90th percentile is taken as exponential (Pickands, Annals of Statistics 3,
-    1975, with shape 0), and cut off a quarter beyond the largest drop, because drops are bounded.
+    Args:
+        promised: the trials of each channel.
+        metric: of the drops.
     """
-    drops = np.array([drop for t in trials if (drop := t.drop(metric)) is not None])
+
+    def __init__(self, promised: Mapping[Channel, Sequence[Trial]], metric: str) -> None:
+        images = {t.image for trials in promised.values() for t in trials}
+        for channel, trials in promised.items():
+            fewest = min(sum(t.image == image for t in trials) for image in images)
+            if fewest < least_trials(len(images)):
+                raise ProposalError(
+                    f"{channel}: {fewest} trials of an image are too few to decide anything: give --trials "
+                    f"{least_trials(len(images))} or more"
+                )
+        self.metric = metric
+        self.images = len(images)
+        self.drops = {
+            c: in_rounds(trials, lambda t: math.nan if (drop := t.drop(metric)) is None else drop)
+            for c, trials in promised.items()
+        }
+        self._lost = {c: in_rounds(trials, lambda t: float(t.outcome.corrupted)) for c, trials in promised.items()}
+        self._refused = {c: in_rounds(trials, lambda t: float(is_refused(t))) for c, trials in promised.items()}
+        self._picks: dict[tuple[Channel, int], npt.NDArray[np.intp]] = {}
+
+    def rounds(self, effort: str) -> int:
+        """The most rounds that an effort has."""
+        return math.ceil(EFFORTS[effort].trials / max(1, self.images))
+
+    def _drawn(self, table: Floats, channel: Channel, effort: str) -> Floats:
+        """Runs x rounds x images; the same trials whatever is asked of them."""
+        key = channel, self.rounds(effort)
+        if key not in self._picks:
+            have = len(table)
+            rng = generator("", str(channel), "measure-profile", key[1])
+            worlds = rng.integers(0, have, (RUNS, have, self.images))
+            picks = rng.integers(0, have, (RUNS, key[1], self.images))
+            self._picks[key] = np.take_along_axis(worlds, picks, axis=1)
+        found: Floats = table[self._picks[key], np.arange(self.images)]
+        return found
+
+    def mean(self, channel: Channel, limit: float, p5: float, effort: str = "quick", worse: float = 0.0) -> Floats:
+        """Which runs keep a mean drop; with every drop ``worse`` by so much."""
+        drops = self._drawn(self.drops[channel], channel, effort)
+        return _kept(np.minimum(drops + worse, p5), limit, p5)
+
+    def tail(self, channel: Channel, limit: float, p5: float, effort: str = "quick", worse: float = 0.0) -> Floats:
+        """Which runs keep the share of trials beyond ``p5``."""
+        drops = self._drawn(self.drops[channel], channel, effort)
+        return _kept((~(drops + worse <= p5)).astype(float), limit, 1.0)
+
+    def lost(self, channel: Channel, limit: float) -> Floats:
+        """Which runs keep the corrupted share."""
+        return _kept(self._drawn(self._lost[channel], channel, "quick"), limit, 1.0)
+
+    def ever_lost(self) -> bool:
+        """Whether any trial gave no image."""
+        return any(table.any() for table in self._lost.values())
+
+    def perhaps(self, channel: Channel, limit: float) -> Floats:
+        """Which runs keep a share of which half an event was seen: what was never seen may yet come."""
+        shape = RUNS, self.rounds("quick"), self.images
+        share = 0.5 / self._lost[channel].size
+        return _kept((generator("", str(channel), "never-seen", 0).random(shape) < share).astype(float), limit, 1.0)
+
+    def refused(self, limit: float) -> Floats:
+        """Which runs keep the share refused in all channels."""
+        drawn = [self._drawn(table, channel, "quick") for channel, table in self._refused.items()]
+        return _kept(np.concatenate(drawn, axis=2), limit, 1.0)
+
+    def of(self, promise: Promise, by: float = 1.0) -> dict[str, Floats]:
+        """Which runs keep each limit of a promise, taken ``by`` times as large, the others as they are."""
+        channel, p5 = promise.channel, promise.p5_drop
+        found = {
+            "mean_drop": self.mean(channel, by * promise.mean_drop, p5),
+            "p5_drop": self.tail(channel, allowed_beyond(promise.corrupted), by * p5),
+            "corrupted": self.lost(channel, by * promise.corrupted),
+        }
+        if promise.catastrophe is not None:
+            drops = self._drawn(self.drops[channel], channel, "quick")
+            found["catastrophes"] = _kept((drops > promise.catastrophe).astype(float), by * promise.catastrophes, 1.0)
+        return found
+
+    def all_kept(self, profile: Profile) -> float:
+        """The share of runs that keep every limit."""
+        kept = [self.refused(profile.refused), *(k for p in profile.promises for k in self.of(p).values())]
+        return float(np.min(kept, axis=0).mean())
+
+    def caught(self, promise: Promise) -> float:
+        """By how much every drop must grow for 99% of the runs with the effort ci not to keep the promise."""
+
+        def seen(worse: float) -> bool:
+            limits = promise.mean_drop, allowed_beyond(promise.corrupted)
+            mean, tail = (
+                way(promise.channel, limit, promise.p5_drop, "ci", worse)
+                for way, limit in zip((self.mean, self.tail), limits, strict=True)
+            )
+            return bool(np.minimum(mean, tail).mean() <= 1 - HOLDS)
+
+        most = 2 * promise.p5_drop + 1
+        return _least(seen, 0.0, most) if seen(most) else math.inf
+
+
+def _kept(rounds: Floats, limit: float, most: float) -> Floats:
+    """1 for each run that keeps a limit, or finds nothing against one that it can't prove; 0 for the others."""
+    if limit >= most:
+        return np.ones(len(rounds))
+    kept = evalues.below(rounds, limit, most=most)[:, -1] >= KEPT
+    if most == 1.0 and (limit <= 0 or evalues.trials_to_prove(limit, needed=KEPT) > EFFORTS["quick"].trials):
+        kept |= np.nanmean(rounds, axis=(1, 2)) <= limit
+    return kept.astype(float)
+
+
+def _least(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The least number from ``low`` to ``high`` that holds, where all above it do."""
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _share_with_image(trials: Sequence[Trial], metric: str) -> float:
+    return sum(t.drop(metric) is not None for t in trials) / max(1, len(trials))
+
+
+def _share_limit(kept: Callable[[float], float], seen: float, holds: float) -> float:
+    """The limit of a share that enough runs keep."""
+    return min(1.0, rounded_up((1 + MARGIN) * _least(lambda limit: kept(limit) >= holds, seen, 1.0)))
+
+
+def _promise(
+    channel: Channel, trials: Sequence[Trial], runs: _Runs, holds: float, quality: float, metric: str
+) -> Promise:
+    drops = runs.drops[channel][np.isfinite(runs.drops[channel])]
+    lost = sum(t.outcome.corrupted for t in trials) / len(trials)
+    # A codec that never fails is promised never to; one that fails elsewhere may fail here, too.
+    corrupted = 0.0
+    if runs.ever_lost():
+        way = runs.lost if lost else runs.perhaps
+        corrupted = _share_limit(lambda limit: float(way(channel, limit).mean()), lost, holds)
+    allowed = allowed_beyond(corrupted)
+    p5 = _least(lambda value: float(runs.tail(channel, allowed, value).mean()) >= holds, 0.0, float(drops.max()) + 1e-9)
+    p5 = rounded_up(max(floor(metric), (1 + MARGIN) * max(p5, 0.0 if lost else _tail(drops, _BEYOND))))
+    clipped = float(np.minimum(drops, p5).mean())
+    mean = _least(lambda value: float(runs.mean(channel, value, p5).mean()) >= holds, min(clipped, p5), p5)
+    mean = rounded_up(max(floor(metric), (1 + MARGIN) * mean))
+    catastrophe = rounded_up(max(1.25 * p5 + floor(metric), _tail(drops, _NEVER, most=math.inf)))
+    fits = METRICS[metric].higher_is_better and catastrophe < quality / 2
+    p95 = assess.worst_in_twenty(runs.drops[channel])
+    return Promise(
+        channel,
+        mean,
+        p5,
+        corrupted,
+        catastrophe=catastrophe if fits else None,
+        expected_mean_drop=_expected(clipped, mean),
+        expected_p5_drop=_expected(p95, p5) if math.isfinite(p95) else None,
+        expected_corrupted=_expected(lost, corrupted),
+    )
+
+
+def _expected(value: float, limit: float) -> float:
+    return min(limit, float(f"{value:.3g}"))
+
+
+def _slacker(profile: Profile) -> Profile:
+    """Every limit but those of 0, by the margin."""
+    more = 1 + MARGIN
+    promises = [
+        replace(
+            p,
+            mean_drop=rounded_up(more * p.mean_drop),
+            p5_drop=(p5 := rounded_up(more * p.p5_drop)),
+            corrupted=min(1.0, rounded_up(more * p.corrupted)),
+            catastrophe=None if p.catastrophe is None else max(p5, p.catastrophe),
+        )
+        for p in profile.promises
+    ]
+    return replace(profile, refused=min(1.0, rounded_up(more * profile.refused)), promises=tuple(promises))
+
+
+def _tail(drops: Floats, share: float, most: float = 1.25) -> float:
+    """The drop that a share of the trials exceeds, beyond those measured if need be.
+
+    The tail above the 90th percentile is taken as exponential (Pickands, Annals of Statistics 3, 1975, with shape 0),
+    and cut off at ``most`` times the largest drop, because drops are bounded.
+    """
     start = np.quantile(drops, 0.9)
     excess = (drops[drops >= start] - start).mean()
-    chance = 1 - HOLDS ** (1 / EFFORTS["quick"].trials)
-    return float(min(start + excess * math.log(0.1 / chance), 1.25 * drops.max()))
+    found = float(start + excess * math.log(0.1 / share))
+    return min(found, most * max(float(drops.max()), 0.0)) if math.isfinite(most) else found
 
 
-def _least(quantity: str, bound: Bound, values: Sequence[Bound], trials: Sequence[Trial], metric: str) -> float:
-    """The least limit that enough of the runs prove."""
-    share = quantity in ("corrupted", "refused")
-    if share and bound.estimate == 0:
-        # Never seen: promised never to happen, which no number of trials can prove.
-        return 0.0
-    ends = np.array([b.high for b in values])
-    needed = max(float(np.quantile(ends, HOLDS, method="higher")), float(ends[0]))
-    if quantity == "p5_drop":
-        needed = max(needed, _extreme_drop(trials, metric))
-    needed *= 1 + MARGIN
-    return min(1.0, rounded_up(needed)) if share else rounded_up(max(floor(metric), needed))
-
-
-def _limit(
-    channel: Channel | None, quantity: str, value: float, values: Sequence[Bound], trials: Sequence[Trial]
-) -> Limit:
-    verdicts = [_verdict(quantity, bound, value) for bound in values]
-    tighter = [_verdict(quantity, bound, TIGHTER * value) for bound in values]
-    kept, tighter_kept = (sum(v is Verdict.KEPT for v in found) / len(found) for found in (verdicts, tighter))
-    return Limit(channel, quantity, value, verdicts[0], kept, tighter_kept, len(trials))
-
-
-def _verdict(quantity: str, bound: Bound, limit: float) -> Verdict:
-    if bound.high == -math.inf:
-        # A percentile without any image: a run can't prove it.
-        return Verdict.NOTED
-    return (judge_share if quantity in ("corrupted", "refused") else judge)(bound, limit)
+def _limits(profile: Profile, promised: Mapping[Channel, Sequence[Trial]], runs: _Runs) -> list[Limit]:
+    limits = []
+    rule = Rule.of(profile, EFFORTS["quick"].trials)
+    promises = [promise for promise in profile.promises if promise.channel in promised]
+    for promise in promises:
+        trials = promised[promise.channel]
+        first = {a.quantity: a.verdict for a in judge(quantities(promise, trials, profile.metric), rule)}
+        shares, closer = runs.of(promise), runs.of(promise, by=TIGHTER)
+        for quantity, verdict in first.items():
+            limits.append(
+                Limit(
+                    promise.channel,
+                    quantity,
+                    getattr(promise, quantity),
+                    verdict,
+                    float(shares[quantity].mean()),
+                    float(closer[quantity].mean()),
+                    len(trials),
+                    runs.caught(promise) if quantity == "mean_drop" and verdict is not Verdict.NOTED else None,
+                )
+            )
+    if not promises or len(promises) < len(profile.promises):
+        return limits
+    (refused,) = judge([assess.refused(profile, promised)], rule)
+    kept, tighter = (float(runs.refused(by * profile.refused).mean()) for by in (1.0, TIGHTER))
+    total = sum(map(len, promised.values()))
+    return [*limits, Limit(None, "refused", profile.refused, refused.verdict, kept, tighter, total)]
 
 
 def _slackened(quality: float, metric: str) -> float:

@@ -20,8 +20,9 @@ from robustkit.channels import Channel
 from robustkit.codec import DecodeError, EncodeError, Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import ARITHMETIC, CodecWorkers, Decoded, Hook, Limits, WorkerError
-from robustkit.judging import beforehand
-from robustkit.judging.effort import EFFORTS, Effort, Sizes, cost_of
+from robustkit.judging import assess, beforehand
+from robustkit.judging.assess import Assessment, Rule
+from robustkit.judging.effort import EFFORTS, FIRST, STEP, Effort, Sizes, cost_of
 from robustkit.judging.once import Once
 from robustkit.judging.opinion import HERE, Opinions, elsewhere, sampled
 from robustkit.judging.trial import Clean, Trial
@@ -29,7 +30,7 @@ from robustkit.judging.waivers import Waiver, declared
 from robustkit.judging.work import Work
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
-from robustkit.profile import Profile
+from robustkit.profile import Profile, Promise
 from robustkit.registry import CodecSpec, CodecUnavailable
 
 #: Streams handed to ``decode_many`` at a time, so that a long run shows progress and holds few images.
@@ -81,7 +82,7 @@ class Subject:
         profile: promises that take the place of the codec's own.
         metric: of quality; by default the profile's, or "psnr".
         more_metrics: others that are measured beside it.
-        trials: trials for each image and severity; by default as many as ``effort`` has over all images.
+        trials: the most trials for each image and severity; by default as many as ``effort`` has over all images.
         effort: what is spent on trials and searches.
         search_seed: of the searches; the same seed tries the same streams.
         limits: time and memory of one decode.
@@ -481,21 +482,84 @@ class Subject:
         """How many streams the searches try: by the effort and the cost of a decode."""
         return self.effort.sized(0.0 if self.effort.examples is not None else self.decode_seconds)
 
-    def jobs(self, channel: Channel) -> list[Job]:
-        """The trials of one channel severity, those of equal shape side by side, so that whole batches share one."""
+    def jobs(self, channel: Channel, first: int = 0, last: int | None = None) -> list[Job]:
+        """The trials of one channel severity, those of equal shape side by side, so that whole batches share one.
+
+        Args:
+            first, last: of the rounds, ``last`` not among them; by default all that the effort has. A round is one
+                trial of each image.
+        """
         names = sorted(self.clean, key=lambda name: self.clean[name].shape)
-        return [Job(name, channel, number) for name in names for number in range(self.trials_per_image)]
+        rounds = range(first, self.trials_per_image if last is None else last)
+        return [Job(name, channel, number) for name in names for number in rounds]
 
     def trials(self, channel: Channel) -> list[Trial]:
-        """The seeded trials of one channel severity, run once: ``trials_per_image`` for each image."""
+        """The seeded trials of one channel severity, run once, a few rounds at a time.
+
+        There are as many as decide what the profile promises of the channel, and ``trials_per_image`` for each image
+        at the most, or where nothing is promised of it. When is asked depends on nothing but the number of images, so
+        every run has the same trials.
+        """
         if channel not in self._trials:
-            jobs, done = self.jobs(channel), []
-            for trial in self.run(jobs):
-                done.append(trial)
-                if len(done) % CHUNK == 0 or len(done) == len(jobs):
-                    self.progress(f"{channel}: {len(done)} of {len(jobs)} trials")
+            promise = next((p for p in self._promises if p.channel == channel), None)
+            done: list[Trial] = []
             self._trials[channel] = done
+            while (rounds := self._rounds(channel)) < self.trials_per_image:
+                if promise is not None and rounds >= self._least_rounds:
+                    judged = assess.quantities(promise, done, self.metric)
+                    if all(quantity.decided(self.rule) for quantity in judged):
+                        break
+                self._more(channel)
         return self._trials[channel]
+
+    @cached_property
+    def promised_trials(self) -> dict[Channel, list[Trial]]:
+        """The trials of all promises: more of each where the share refused in all of them is not decided else."""
+        found = {promise.channel: self.trials(promise.channel) for promise in self._promises}
+        while found and self.profile is not None:
+            shortest = min(found, key=self._rounds)
+            if self._rounds(shortest) >= self.trials_per_image:
+                break
+            if assess.refused(self.profile, found).decided(self.rule):
+                break
+            self._more(shortest)
+        return found
+
+    @cached_property
+    def assessments(self) -> list[Assessment]:
+        """All promises, judged by one run's trials; see :func:`robustkit.judging.assess.assess`."""
+        if self.profile is None:
+            return []
+        return assess.assess(self.profile, self.promised_trials, self.images, self.metric, self.rule)
+
+    @property
+    def rule(self) -> Rule:
+        """What evidence a verdict takes."""
+        most = max(self.effort.trials, self.trials_per_image * len(self.images))
+        return Rule() if self.profile is None else Rule.of(self.profile, most)
+
+    @property
+    def _promises(self) -> tuple[Promise, ...]:
+        return () if self.profile is None else self.profile.promises
+
+    @property
+    def _least_rounds(self) -> int:
+        return math.ceil(FIRST / max(1, len(self.images)))
+
+    def _rounds(self, channel: Channel) -> int:
+        return len(self._trials[channel]) // max(1, len(self.images))
+
+    def _more(self, channel: Channel) -> None:
+        """Run the next rounds of a channel: up to where it is first asked whether they decide, or a step further."""
+        done = self._trials[channel]
+        first = self._rounds(channel)
+        last = first + math.ceil(STEP / max(1, len(self.images))) if first >= self._least_rounds else self._least_rounds
+        last = min(last, self.trials_per_image)
+        for trial in self.run(self.jobs(channel, first, last)):
+            done.append(trial)
+            if len(done) % CHUNK == 0:
+                most = self.trials_per_image * len(self.images)
+                self.progress(f"{channel}: {len(done)} trials, {most} at the most")
 
     def run(self, jobs: Iterable[Job], *, keep: Callable[[Trial, Image], None] | None = None) -> Iterator[Trial]:
         """Run trials in the order of ``jobs``, a chunk at a time; each is what it would be alone, or in any order.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,6 @@ from robustkit.judging.waivers import Waiver
 from robustkit.outcome import Failure, Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.plugin.options import PREFIX
-from robustkit.statistics import trials_to_prove
 
 #: Where a check keeps its claim, so that it is settled in the end, however the check came by it.
 CLAIM: pytest.StashKey[Claim] = pytest.StashKey()
@@ -73,7 +71,8 @@ class Waivers:
 class Claim:
     """What one check measured: findings for the final table, and the failure's message.
 
-    The check fails at its end if any finding is broken or unproved, or if there is none at all.
+    The check fails at its end if any finding is broken, or if there is none at all; and if one is unproved, where that
+    is to fail.
 
     Args:
         codec: under test.
@@ -82,6 +81,7 @@ class Claim:
         report_dir: where streams to replay go.
         waivers: of failures that are accepted.
         other_images: options of the run by which its images are others than those that the codec's promises speak of.
+        unproved_fails: whether the check fails where a promise is not proved.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Claim:
         report_dir: Path,
         waivers: Waivers | None = None,
         other_images: Sequence[str] = (),
+        unproved_fails: bool = True,
     ) -> None:
         self.codec = codec
         self.identity = identity
@@ -104,6 +105,7 @@ class Claim:
         self._failures: list[tuple[list[str], str | None]] = []
         self._waivers = Waivers() if waivers is None else waivers
         self._other_images = other_images
+        self._unproved_fails = unproved_fails
 
     @property
     def ways_out(self) -> list[str]:
@@ -125,6 +127,7 @@ class Claim:
         severity: str = "",
         numbers: Mapping[str, float] | None = None,
         waiver: str = "",
+        advice: str = "",
     ) -> None:
         """Put a line into the final table and, as JSON, into the JUnit report.
 
@@ -133,9 +136,10 @@ class Claim:
             severity: how hard the stream was hit, or what was looked at.
             numbers: what was measured, for machines.
             waiver: what accepts the failure, where the verdict is waived.
+            advice: what would decide it, where it is unproved.
         """
         name, claim = self.codec.name, self.identity
-        finding = Finding(name, claim, self.title, severity, measured, declared, verdict, numbers or {}, waiver)
+        finding = Finding(name, claim, self.title, severity, measured, declared, verdict, numbers or {}, waiver, advice)
         self._findings.append(finding)
         self._record(finding)
 
@@ -187,17 +191,7 @@ class Claim:
         if assessment.verdict.good or worst is None:
             self.note(assessment.verdict, measured, declared, severity=severity, numbers=numbers)
         elif assessment.verdict is Verdict.UNPROVED:
-            least = math.ceil(trials_to_prove(0.05) / len(self.codec.images))
-            enough = max(4 * self.codec.trials_per_image, least)
-            self.broken(
-                measured,
-                declared,
-                severity=severity,
-                numbers=numbers,
-                verdict=Verdict.UNPROVED,
-                why=[f"too few trials to tell: run with {PREFIX}trials {enough}"],
-                last=self._evidence.trial(worst),
-            )
+            self._unproved(assessment, self._evidence.trial(worst))
         else:
             why = list(assessment.why)
             if assessment.offends is None:
@@ -207,14 +201,27 @@ class Claim:
                 why += lines
             self.broken(measured, declared, severity=severity, numbers=numbers, why=why, last=last)
 
+    def _unproved(self, assessment: Assessment, last: str) -> None:
+        measured, declared, severity, advice = (
+            *(assessment.measured, assessment.declared),
+            *(assessment.severity, assessment.advice),
+        )
+        self.note(Verdict.UNPROVED, measured, declared, severity=severity, numbers=assessment.numbers, advice=advice)
+        if self._unproved_fails:
+            lines = [f"  {severity}: {measured}; declared: {declared}", f"    {advice}"]
+            self._failures.append((lines, last))
+
     def settle(self) -> None:
         """Fail if anything was broken, or nothing measured."""
         if not self._failures:
             # What a check of one's own put into the table by itself.
-            bad = [f for f in self._findings if f.verdict in (Verdict.BROKEN, Verdict.UNPROVED, Verdict.ERROR)]
+            fails = [Verdict.BROKEN, Verdict.ERROR, *([Verdict.UNPROVED] if self._unproved_fails else [])]
+            bad = [f for f in self._findings if f.verdict in fails]
             self._failures += [([f"  {f.verdict}: {f.measured}"], None) for f in bad]
         if self._failures:
-            lines = [f"{self.codec.name}: {self.title}: does not hold"]
+            worse = {f.verdict for f in self._findings} & {Verdict.BROKEN, Verdict.UNPROVED, Verdict.ERROR}
+            said = "is not proved" if worse == {Verdict.UNPROVED} else "does not hold"
+            lines = [f"{self.codec.name}: {self.title}: {said}"]
             for text, _ in self._failures:
                 lines += text
             lines += [last for _, last in self._failures if last is not None][:1]

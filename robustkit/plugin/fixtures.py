@@ -122,6 +122,7 @@ def claim(request: pytest.FixtureRequest, codec: Subject) -> Claim:
         report_dir=run.options.report_dir,
         waivers=run.waivers_of(codec),
         other_images=run.other_images,
+        unproved_fails=run.options.unproved_fails,
     )
     request.node.stash[CLAIM] = found
     return found

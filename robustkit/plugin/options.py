@@ -84,8 +84,18 @@ OPTIONS = (
     Option("images", "folder of images to use in place of scikit-image's photographs", "DIR"),
     Option("crop", "centre-crop images to N x N pixels (photographs: 256)", "N"),
     Option("effort", "how many trials and damaged streams are spent (default: quick)", choices=tuple(EFFORTS)),
-    Option("trials", f"trials for each image and severity (by effort, over all images: {_by_effort('trials')})", "N"),
+    Option(
+        "trials",
+        "the most trials for each image and severity; fewer where they decide "
+        f"(by effort, over all images: {_by_effort('trials')})",
+        "N",
+    ),
     Option("trial-seed", "seed of the trials (default: 0, and with the effort nightly a new one each time)", "N"),
+    Option(
+        "unproved",
+        "whether a promise that the trials don't prove fails the run (default: warn with the effort quick, else fail)",
+        choices=("fail", "warn"),
+    ),
     Option(
         "max-examples",
         "damaged streams that each search tries (by default as many as the decoder's speed lets all of them try in "
@@ -259,6 +269,11 @@ class Options:
     def trial_seed(self) -> int | None:
         """Seed of the trials, if the user said so."""
         return self._whole("trial-seed", least=0)
+
+    @property
+    def unproved_fails(self) -> bool:
+        """Whether a promise that is not proved fails the run."""
+        return self._choice("unproved", "warn" if self.effort == "quick" else "fail") == "fail"
 
     @property
     def examples(self) -> int | None:

@@ -14,6 +14,7 @@ import pytest
 
 from robustkit.judging.finding import (
     CLAIMS,
+    NOT_PROVED,
     OWN,
     Finding,
     RunVerdict,
@@ -52,11 +53,12 @@ def claim_of(item: pytest.Item) -> tuple[str, str]:
 
 
 #: Verdicts with which a check may end well.
-_PASSING = (Verdict.KEPT, Verdict.NOTED, Verdict.SKIPPED, Verdict.WAIVED)
+_PASSING = (Verdict.KEPT, Verdict.NOT_DISPROVED, Verdict.NOTED, Verdict.SKIPPED, Verdict.WAIVED)
 #: Of what a finding quotes.
 _LONGEST = 300
 _COLOURS = {
     Verdict.KEPT: "green",
+    Verdict.NOT_DISPROVED: "green",
     Verdict.NOTED: "",
     **dict.fromkeys((Verdict.SKIPPED, Verdict.BLOCKED, Verdict.WAIVED, Verdict.UNPROVED), "yellow"),
 }
@@ -82,6 +84,7 @@ class Report:
     Args:
         specs: the codecs, in the order of the table.
         waivers: that the tester accepts, in the order of their files.
+        unproved_fails: whether a promise that is not proved fails the run.
 
     Attributes:
         about: what the run depends on, for the JUnit report.
@@ -91,7 +94,9 @@ class Report:
         unasked: why a codec could not be asked, at the start, what its verdict depends on.
     """
 
-    def __init__(self, specs: Iterable[CodecSpec], waivers: Sequence[Waiver] = ()) -> None:
+    def __init__(
+        self, specs: Iterable[CodecSpec], waivers: Sequence[Waiver] = (), *, unproved_fails: bool = True
+    ) -> None:
         self.specs = list(specs)
         self.about: dict[str, str] = {}
         self.loosened: dict[str, list[str]] = {}
@@ -104,6 +109,9 @@ class Report:
         self._rows: dict[tuple[str, str], list[Finding]] = {}
         self._again: dict[str, dict[str, None]] = {}
         self._strange = 0
+        self._unproved_fails = unproved_fails
+        #: Phases that failed, and those of them that say no worse than that a promise is not proved.
+        self._failed = self._only_unproved = 0
         self._cut_short = False
 
     @property
@@ -139,6 +147,7 @@ class Report:
         if report.failed and report.when not in ("setup", "call", "teardown"):
             self._strange += 1  # it took its process along
         checks = [json.loads(str(value)) for key, value in report.user_properties if key == CHECK]
+        self._failed += report.failed
         if not checks:
             return
         codec, claim, title = checks[-1]
@@ -150,7 +159,9 @@ class Report:
             return
         # Each phase's report carries the findings of those before it.
         rows = [Finding.from_json(str(v)) for k, v in report.user_properties if k == PROPERTY]
-        if report.failed and all(row.verdict in _PASSING for row in rows):
+        bad = {row.verdict for row in rows if row.verdict not in _PASSING}
+        self._only_unproved += report.failed and bad == {Verdict.UNPROVED}
+        if report.failed and not bad:
             rows.append(Finding(codec, claim, title, "", _last_line(str(report.longreprtext)), "", Verdict.ERROR))
         if rows:
             self._rows[key] = rows
@@ -168,6 +179,9 @@ class Report:
         verdicts = self.verdicts(int(exitstatus))
         if exitstatus == pytest.ExitCode.OK and any(verdict.fails for verdict in verdicts.values()):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        only_unproved = self._failed > 0 and self._failed == self._only_unproved
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and only_unproved and not self._cut_short:
+            session.exitstatus = NOT_PROVED
         for plugin in session.config.pluginmanager.get_plugins():
             # What pytest's fixture record_testsuite_property calls; here no fixture is at hand.
             if callable(tell := getattr(plugin, "add_global_property", None)):
@@ -188,6 +202,7 @@ class Report:
                     promising=self.promising.get(spec.name, True),
                     loosened=self.loosened.get(spec.name, []),
                     trouble=self._trouble(exitstatus, spec.name),
+                    unproved_fails=self._unproved_fails,
                 )
         return found
 
@@ -201,7 +216,8 @@ class Report:
         width = min(terminalreporter._tw.fullwidth, 160) if sys.stdout.isatty() else 120
         terminalreporter.write(self._table(width, colour=terminalreporter._tw.hasmarkup))
         verdicts = self.verdicts(int(exitstatus))
-        for line in self._on_waivers():
+        advice = [f"{row.codec}: {row.severity}: {row.measured}: {row.advice}" for row in self.findings if row.advice]
+        for line in [*([] if self._unproved_fails else advice), *self._on_waivers()]:
             terminalreporter.write_line(printable(line, lines=False), yellow=True)
         for spec in self.specs:
             if spec.name not in verdicts:
@@ -228,7 +244,7 @@ class Report:
             return "the run was cut short"
         # Tests that fail have their line: those of this suite in the table, those of another are no codec's business.
         # What is left did not collect, or took its worker along.
-        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or self._strange:
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, NOT_PROVED) or self._strange:
             return f"the run did not end well (exit status {exitstatus})"
         if codec in self.unasked:
             return self.unasked[codec]
@@ -257,7 +273,7 @@ class Report:
                     Text(printable(row.severity)),
                     Text(printable(row.measured)),
                     Text(printable(row.declared)),
-                    Text(row.verdict, style=_COLOURS.get(row.verdict, "red")),
+                    Text(row.word, style=_COLOURS.get(row.verdict, "red")),
                 )
                 last = row.claim
             console.print(table)

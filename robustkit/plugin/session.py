@@ -64,7 +64,7 @@ class Run:
             sys.path.append(here)
         self.specs = self.options.specs()
         self.waivers = self.options.waivers()
-        self.report = Report(self.specs, self.waivers)
+        self.report = Report(self.specs, self.waivers, unproved_fails=self.options.unproved_fails)
         self.limits = self.options.limits()
         self.profile = self.options.profile()
         effort = EFFORTS[self.options.effort]
@@ -300,7 +300,7 @@ class Run:
         searches = f"{examples} streams a search" if examples else f"searches of about {self.effort.seconds:g} s"
         lines = [
             f"robustkit: {__version__}; device {self.options.device}; effort {self.options.effort}"
-            f" ({self._trials_per_image} trials an image, {searches});"
+            f" (up to {self._trials_per_image} trials an image, {searches});"
             f" seed {self.seed} (search), {self.trial_seed} (trials); promises: {self._promises}"
         ]
         lines += [f"images: {said}" for said in self._image_notes]

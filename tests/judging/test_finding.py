@@ -134,10 +134,10 @@ def suite(**others):
         (
             [line("a", UNPROVED, "bsc"), line("a", UNPROVED, "burst"), line("b", UNPROVED, "bsc")],
             {},
-            "x: not proved: 2 promises need more trials",
+            "x: not proved: 2 promises are not proved",
             True,
         ),
-        (suite(degradation__quality=UNPROVED), {}, "x: not proved: 1 promise needs more trials", True),
+        (suite(degradation__quality=UNPROVED), {}, "x: not proved: 1 promise is not proved", True),
         (
             suite(degradation__quality=ERROR),
             {},
@@ -147,7 +147,7 @@ def suite(**others):
         (
             suite(degradation__quality=ERROR, degradation__corrupted=UNPROVED, golden__matches=SKIPPED),
             {},
-            f"x: not certified: 1 of {TOTAL} claims could not be checked: no space left; 1 promise needs more trials "
+            f"x: not certified: 1 of {TOTAL} claims could not be checked: no space left; 1 promise is not proved "
             "(1 not checked)",
             True,
         ),

@@ -62,7 +62,8 @@ class Module(NamedTuple):
 
 #: The modules by their path in the package.
 MODULES: Mapping[str, Module] = {
-    "judging/assess.py": Module(("tests/judging/test_assess.py", "tests/test_statistics.py"), 14),
+    "judging/assess.py": Module(("tests/judging/test_assess.py",), 14),
+    "evalues.py": Module(("tests/test_evalues.py",), 8),
     "judging/trial.py": Module(("tests/judging/test_trial.py",), 6),
     "judging/finding.py": Module(("tests/judging/test_finding.py",), 8),
     "judging/large.py": Module(("tests/judging/test_large.py",), 6),

@@ -16,6 +16,7 @@ VALUES = {
     "crop": ("crop", "64", "96", 64, 96),
     "trials": ("trials", "5", "6", 5, 6),
     "trial-seed": ("trial_seed", "0", "6", 0, 6),
+    "unproved": ("unproved_fails", "fail", "warn", True, False),
     "max-examples": ("examples", "7", "8", 7, 8),
     "effort": ("effort", "ci", "nightly", "ci", "nightly"),
     "device": ("device", "cuda", "cpu", "cuda", "cpu"),
