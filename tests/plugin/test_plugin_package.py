@@ -59,6 +59,7 @@ def test_the_command_line_lists_its_codecs(environment):
         "family": "example",
         "origin": "robustkit-example",
         "bpp": 0.377,
+        "differs": None,
         "available": True,
         "reason": None,
     }
