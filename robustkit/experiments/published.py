@@ -28,6 +28,8 @@ WITH_PRIOR = frozenset({"ddcm", "diffc", "psc", "turbo-ddcm", "robust-turbo-ddcm
 _PUBLISHED_PRIOR = "stable-diffusion-2-1-base"
 #: Channels that are the published one but for their draws.
 _KINDS = ("bsc", "published-bsc")
+#: Kinds of cells whose figures are the published ones, and no estimates.
+_EXACT = ("table", "clean")
 #: The FID that can be compared with the published one.
 _FID = "fid-published"
 
@@ -91,7 +93,7 @@ def cells() -> tuple[Cell, ...]:
     found = []
     for row in _lines("published.csv"):
         images = _FEWER.get((row["set"], row["codec"]), IMAGES[row["set"]])
-        exact = row["kind"] in ("table", "clean")
+        exact = row["kind"] in _EXACT
         values = {
             metric: Value(row[f"{metric}_mean"], row[f"{metric}_sd"], images, exact)
             for metric in ("psnr", "lpips")
@@ -230,7 +232,7 @@ def _quantities(
         error = sd / math.sqrt(len(values_of)) if len(values_of) > 1 else math.nan
         yield _set_beside("FID", published.values["fid"], mean, sd, error, f"{mean:.2f} ± {text.number(sd, 2)}")
     if published.no_image is not None and published.trials:
-        yield _share(point, published.no_image, published.trials)
+        yield _share(point, published.no_image, published.trials, exact=published.kind in _EXACT)
 
 
 def _set_beside(name: str, published: Value, mean: float, sd: float, error: float, shown: str) -> dict[str, Any]:
@@ -251,7 +253,7 @@ def _set_beside(name: str, published: Value, mean: float, sd: float, error: floa
     }
 
 
-def _share(point: Point, no_image: int, trials: int) -> dict[str, Any]:
+def _share(point: Point, no_image: int, trials: int, *, exact: bool) -> dict[str, Any]:
     share = intervals.corrupted(point)
     pooled = (share.events + no_image) / (share.trials + trials)
     error = math.sqrt(pooled * (1 - pooled) * (1 / share.trials + 1 / trials))
@@ -259,9 +261,9 @@ def _share(point: Point, no_image: int, trials: int) -> dict[str, Any]:
     return {
         "quantity": "no image",
         "shown": text.counted(share),
-        "shown_published": f"{no_image} of {trials}: {text.percent(theirs)}",
+        "shown_published": f"{'' if exact else '~ '}{no_image} of {trials}: {text.percent(theirs)}",
         "measured": share.share,
         "published": theirs,
-        "standard_errors": (share.share - theirs) / error if error > 0 else None,
-        "same_digits": (share.events, share.trials) == (no_image, trials),
+        "standard_errors": (share.share - theirs) / error if error > 0 else 0.0,
+        "same_digits": text.percent(share.share) == text.percent(theirs) if exact else None,
     }

@@ -75,9 +75,10 @@ def test_rows_that_do_not_are_so_many_standard_errors_off():
 
 def test_estimates_from_samples_are_marked_and_never_called_equal():
     found = results(trials("1e-05", (22.3842, 10.7156)))
-    psnr, _ = published.comparison(found, [found.metric("psnr")], "kodak24").rows
+    psnr, share = published.comparison(found, [found.metric("psnr")], "kodak24").rows
     assert psnr[5] == "~ 22.3842 ± 10.7156"
-    assert psnr[7] == ""
+    assert psnr[7] == share[7] == ""
+    assert share[5:7] == ["~ 0 of 168: 0.00%", "0.0"]
 
 
 def test_rates_and_fid_are_compared_too():
