@@ -15,6 +15,7 @@ from robustkit.conformance import (
     test_golden,
     test_large,
     test_platform,
+    test_regression,
     test_survival,
     test_work,
 )
@@ -30,7 +31,16 @@ from robustkit.judging.finding import (
     states,
 )
 
-SUITE = (test_clean, test_degradation, test_golden, test_large, test_platform, test_survival, test_work)
+SUITE = (
+    test_clean,
+    test_degradation,
+    test_golden,
+    test_large,
+    test_platform,
+    test_regression,
+    test_survival,
+    test_work,
+)
 #: Ids that files of users name: none of them may go.
 IDS = """
 clean.large-image clean.odd-sizes clean.round-trip decode.batch-equals-single decode.bounded-work
@@ -39,7 +49,7 @@ decode.needs-only-the-stream decode.survives.appended-bytes
 decode.survives.bit-flips decode.survives.bursts decode.survives.empty-stream decode.survives.garbage
 decode.survives.header-bits decode.survives.header-flips decode.survives.mixed-damage decode.survives.trials
 decode.survives.truncation degradation.corrupted degradation.monotone degradation.quality degradation.refused
-encode.deterministic golden.matches golden.no-orphans layout.names-every-bit layout.payload-matters
+degradation.regression encode.deterministic golden.matches golden.no-orphans layout.names-every-bit layout.payload-matters
 """
 
 
