@@ -25,7 +25,7 @@ channel = "bsc(ber=1e-2)"
 mean_drop = {}
 p5_drop = {}
 """
-PLAIN, UEP = PROMISES.format(24.0, 1.6, 4.0, 9.0, 14.0), PROMISES.format(24.0, 0.35, 1.2, 2.0, 4.0)
+PLAIN, UEP = PROMISES.format(24.0, 1.6, 4.0, 9.0, 14.0), PROMISES.format(24.0, 0.25, 1.2, 2.0, 4.0)
 OF_UEP = ("UnrepairedSteps", "LastStepsProtected", "SwappedSections", "robust-turbo-ddcm-uep")
 
 
