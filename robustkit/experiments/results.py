@@ -32,6 +32,11 @@ NEEDED = (
 )
 #: What depends on the machine and the hour, and so is no part of the data's digest.
 _PASSING = ("seconds", "memory")
+#: Whether more is better, where the rows don't say so.
+_BETTER: Mapping[str, bool] = {
+    **dict.fromkeys(("psnr", "psnr_y", "ssim", "ms_ssim", "ssimulacra2"), True),
+    **dict.fromkeys(("lpips", "lpips_vgg", "dists", "niqe"), False),
+}
 #: Columns that are numbers and no metric.
 _NO_METRIC = {"bpp", "severity", *_PASSING}
 
@@ -312,18 +317,10 @@ def _direction(name: str, about: Mapping[str, Any]) -> bool:
         return bool(about["higher_is_better"])
     if isinstance(about.get("direction"), str):
         return bool(about["direction"].lower().startswith(("higher", "up", "max", "more")))
-    from robustkit import quality
-
+    # Not asked of quality.METRICS, which would load torch for a name that it does not know.
     known = name.replace("-", "_")
-    if known in ("lpips", "lpips_vgg", "dists", "niqe", "fid", "fid_published", "kid"):
-        return False
-    if known in ("psnr_y", "ssimulacra2"):
-        return True
-    for tried in (name, known):
-        try:
-            return quality.METRICS[tried].higher_is_better
-        except KeyError:
-            continue
+    if known in _BETTER:
+        return _BETTER[known]
     raise ResultsError(f"nobody says whether more {name} is better or worse: the rows' metadata must")
 
 
