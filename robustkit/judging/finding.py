@@ -65,7 +65,7 @@ CLAIMS: Mapping[str, str] = {
     "degradation.refused": "refused share stays within the declared",
     "decode.survives.trials": "trials never crash the decoder",
     "degradation.monotone": "more damage is never better",
-    "degradation.regression": "damage costs no more than when recorded",
+    "degradation.regression": "golden drops are not exceeded",
     "golden.matches": "golden reconstructions match",
     "golden.no-orphans": "golden has no orphans",
     "decode.survives.bit-flips": "decode survives bit flips",
