@@ -49,7 +49,8 @@ decode.needs-only-the-stream decode.survives.appended-bytes
 decode.survives.bit-flips decode.survives.bursts decode.survives.empty-stream decode.survives.garbage
 decode.survives.header-bits decode.survives.header-flips decode.survives.mixed-damage decode.survives.trials
 decode.survives.truncation degradation.corrupted degradation.monotone degradation.quality degradation.refused
-degradation.regression encode.deterministic golden.matches golden.no-orphans layout.names-every-bit layout.payload-matters
+degradation.regression encode.deterministic golden.matches golden.no-orphans layout.names-every-bit
+layout.payload-matters
 """
 
 

@@ -10,7 +10,8 @@ import pytest
 from robustkit import Codec, DecodeError, EncodeError, ErrorPattern, Layout, Outcome, Profile, Promise, Region, quality
 from robustkit.channels import BSC, Burst
 from robustkit.isolation import Decoded, Limits
-from robustkit.judging.finding import ClaimError
+from robustkit.judging.effort import EFFORTS, FIRST
+from robustkit.judging.finding import ClaimError, Verdict
 from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject
 from robustkit.judging.trial import Trial
 from robustkit.registry import CodecSpec, Target
@@ -134,6 +135,22 @@ def test_what_is_unsound_says_why(under_test):
     with pytest.raises(CleanRoundTripFailed) as failed:
         _ = wide.clean
     assert failed.value.clean.image == "wide"
+
+
+def test_trials_stop_where_they_decide_and_are_the_same_with_any_effort(under_test):
+    promise = Promise(NOISE, mean_drop=60.0, p5_drop=80.0, corrupted=0.9)
+    loose = Profile(24.1, 99.0, 0.9, (promise,))
+    quick, nightly = (
+        under_test(profile=loose, trials=None, effort=EFFORTS[effort]).promised_trials[NOISE]
+        for effort in ("quick", "nightly")
+    )
+    assert Counter(t.number for t in quick) == dict.fromkeys(range(FIRST // 2), 2)
+    assert [replace(t, seconds=0.0) for t in quick] == [replace(t, seconds=0.0) for t in nightly]
+    # A share refused that lies near its limit takes more of them.
+    near = under_test(profile=replace(loose, refused=0.09), trials=None)
+    assert len(near.trials(NOISE)) == FIRST
+    assert len(near.promised_trials[NOISE]) == EFFORTS["quick"].trials
+    assert {a.quantity: a.verdict for a in near.assessments}["refused"] is Verdict.UNPROVED
 
 
 def test_trials_are_seeded_and_run_once(under_test):

@@ -34,7 +34,10 @@ FLAWS = {
     "ShortOfItsPromise": "degradation.quality",
 }
 #: What else is true of them: a picture in a refusal's place is of the wrong size, too, and a loss.
-ALSO = {"StalePicture": {"decode.survives.header-flips", "degradation.quality"}}
+ALSO = {
+    "StalePicture": {"decode.survives.header-flips", "degradation.quality"},
+    "LosesRefusals": {"degradation.quality"},
+}
 SOUND = ("Means", "Budget", "Batched", "OtherKernels", "TakesNoLargeImage")
 #: What is run of the suite: those claims, and what they need.
 CHECKS = "round_trip or odd_sizes or large_image or batch_equals or payload_bits or header_flips or degrades"
