@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from robustkit.channels import generator
 
@@ -78,7 +78,7 @@ def mean_bound(
     tail = _tail(confidence, two_sided)
     means = np.array([group.mean() for group in groups])
     estimate = float(means.mean())
-    reach = float(stats.t.ppf(1 - tail, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
+    reach = float(special.stdtrit(len(means) - 1, 1 - tail) * means.std(ddof=1) / math.sqrt(len(means)))
     low, high = np.quantile(_resampled_means(groups), [tail, 1 - tail])
     return Bound(
         estimate,
@@ -165,10 +165,10 @@ def _share_ends(shares: Floats, trials: int, tail: float) -> tuple[Floats, Float
     if images > 1 and mixed.any():
         clustered = shares[mixed].var(axis=1, ddof=1) / images
         independent = share[mixed] * (1 - share[mixed]) / trials
-        few = (stats.t.ppf(1 - tail, trials - 1) / stats.t.ppf(1 - tail, images - 1)) ** 2
+        few = (special.stdtrit(trials - 1, 1 - tail) / special.stdtrit(images - 1, 1 - tail)) ** 2
         effective[mixed] = trials / np.maximum(clustered / independent, 1) * few
     events = share * effective
     # Beta quantiles have no limit in scipy where a count is 0.
-    low = np.where(share > 0, stats.beta.ppf(tail, events, np.maximum(effective - events, 0) + 1), 0.0)
-    high = np.where(share < 1, stats.beta.ppf(1 - tail, events + 1, effective - events), 1.0)
+    low = np.where(share > 0, special.betaincinv(events, np.maximum(effective - events, 0) + 1, tail), 0.0)
+    high = np.where(share < 1, special.betaincinv(events + 1, effective - events, 1 - tail), 1.0)
     return low, high
