@@ -83,7 +83,7 @@ class Trial:
     drops: Mapping[str, float]
     message: str = ""
     failure: Failure | None = None
-    memory: int = 0
+    memory: int = field(default=0, compare=False)
 
     def drop(self, metric: str) -> float | None:
         """Quality lost in ``metric``; ``None`` without an image."""

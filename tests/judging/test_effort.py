@@ -54,9 +54,9 @@ def test_streams_are_rounded_in_the_geometric_middle(factor, header):
 def test_what_each_effort_spends():
     spent = {name: (e.trials, e.seconds, e.most, e.cap, e.shrinks, e.shrink_seconds) for name, e in EFFORTS.items()}
     assert spent == {
-        "quick": (60, 20, 256, 60, 256, 60),
-        "ci": (120, 120, 1024, 240, 512, 240),
-        "nightly": (600, 1200, 8192, 1200, 2048, 1200),
+        "quick": (144, 20, 256, 60, 256, 60),
+        "ci": (360, 120, 1024, 240, 512, 240),
+        "nightly": (1200, 1200, 8192, 1200, 2048, 1200),
     }
     assert all(effort.examples is None for effort in EFFORTS.values())
 
