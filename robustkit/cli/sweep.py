@@ -32,7 +32,7 @@ _LINE_SECONDS = 60
     epilog="""\b
 Examples:
   robustkit sweep --codec jpeg --codec png --channel bsc --ber 1e-4,1e-3 --out results/
-  robustkit sweep --preset paper --images Kodak24/ --crop 512 --jobs 4 --out kodak/
+  robustkit sweep --preset paper --images kodak24 --crop 512 --jobs 4 --out kodak/
   robustkit sweep experiments/headers.toml --dry-run
   robustkit sweep --out results/                   (go on with what was begun there)
   robustkit sweep experiment.toml --shard 2/8 --out share-2/
@@ -46,8 +46,8 @@ Examples:
 @click.option("--set", "pairs", metavar="[NAME:]KEY=VALUE", multiple=True,
               help="A setting of the codecs given by --codec, or of the one called NAME; repeatable.")  # fmt: skip
 @click.option("--target-bpp", metavar="NAME=BPP,...", help="Set codecs to rates, such as jpeg=1.0,bpg=0.5.")
-@click.option("--images", metavar="DIR|NAME", help="A folder of images, those in its folders too, or a named set.  "
-              "[default: skimage]")  # fmt: skip
+@click.option("--images", metavar="DIR|SET", help="A folder of images and those below it, or a set: skimage, kodak24, "
+              "div2k-valid, clic2020.  [default: skimage]")  # fmt: skip
 @click.option("--crop", type=click.IntRange(min=1), metavar="PIXELS", help="Side of the images' centre crops.")
 @click.option("--channel", "channels", metavar="CHANNEL", multiple=True,
               help="Such as bsc, gilbert-elliott(burst=8) or truncation(keep=0.5); repeatable.")  # fmt: skip
@@ -69,6 +69,8 @@ Examples:
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Hand chunks to this cluster of dask.distributed's.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Folder of the rows; what is there already is not run again.")  # fmt: skip
+@click.option("--allow-downloads", is_flag=True,
+              help="Fetch what is not on this machine: images, and metrics' weights.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and how long it takes.")
 def command(
     file: Path | None,
@@ -77,6 +79,7 @@ def command(
     jobs: int,
     shard: str | None,
     scheduler: str | None,
+    allow_downloads: bool,
     dry_run: bool,
     **flags: Any,
 ) -> None:
@@ -89,9 +92,10 @@ def command(
     Exit status 1 says that some rows are missing: an image could not be encoded, or a codec had to be given up.
     """
     shared.needs("pyarrow")
+    from robustkit import quality
     from robustkit.channels import ChannelError
     from robustkit.experiments import identity, pictures
-    from robustkit.experiments.plan import PlanError
+    from robustkit.experiments.plan import OPTIONAL, PlanError
     from robustkit.experiments.until import UntilError
     from robustkit.images import ImageError
     from robustkit.quality import MetricUnavailable, UnknownMetric
@@ -105,9 +109,12 @@ def command(
         plan = _plan(file, preset, out, flags)
         if plan.until and share != (1, 1):
             raise click.UsageError("--until and --shard exclude each other: a share does not see the others' trials")
-        found = pictures.find(plan.images, plan.crop, _note)
+        found = pictures.find(plan.images, plan.crop, _note, allow_downloads=allow_downloads)
+        if allow_downloads:
+            for metric in plan.metrics:
+                quality.fetch(metric.removesuffix(OPTIONAL))
         with shared.progress("loading codecs") as tell:
-            experiment, speeds = identity.examine(plan, found, tell=tell, timed=dry_run)
+            experiment, speeds = identity.examine(plan, found, tell=tell, note=_note, timed=dry_run)
     except (PlanError, UntilError, ChannelError, ImageError, UnknownMetric, SpellingError) as error:
         raise click.UsageError(str(error)) from error
     except (MetricUnavailable, ValueError) as error:
@@ -121,7 +128,7 @@ def command(
     if not experiment.running:
         raise click.ClickException("none of the codecs can run here")
     assert out is not None
-    _sweep(out.absolute(), experiment, plan, jobs, scheduler or "", share)
+    _sweep(out.absolute(), experiment, experiment.plan, jobs, scheduler or "", share)
 
 
 def _sweep(folder: Path, experiment: Experiment, plan: Plan, jobs: int, scheduler: str, share: tuple[int, int]) -> None:

@@ -21,8 +21,9 @@ from robustkit.codec import EncodeError, Image
 from robustkit.errors import RobustkitError
 from robustkit.experiments import store
 from robustkit.experiments.pictures import Picture
-from robustkit.experiments.plan import Entry, Plan, PlanError
+from robustkit.experiments.plan import OPTIONAL, Entry, Plan, PlanError
 from robustkit.isolation import CodecWorkers, Limits, WorkerError
+from robustkit.quality import MetricUnavailable
 from robustkit.registry import CodecSpec, CodecUnavailable, DuplicateCodec, UnknownCodec, registry
 
 FILE = "experiment.json"
@@ -222,26 +223,21 @@ def facts_of(metric: str, image: Image) -> dict[str, Any]:
         ValueError: it can't measure images of this size.
     """
     quality.check(metric, image)
-    known = quality.METRICS[metric]
-    package = getattr(known, "package", None) or "pyiqa"
-    return {
-        "package": package,
-        "version": _version(package),
-        "weights": getattr(known, "weights", None),
-        "higher_is_better": known.higher_is_better,
-        "unit": getattr(known, "unit", ""),
-    }
+    return dict(quality.METRICS[metric].record())
 
 
-def _version(package: str) -> str:
-    from importlib import metadata
-
-    if package == "robustkit":
-        return __version__
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+def _measurable(metrics: Sequence[str], image: Image, note: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """By metric what is stored of it; without those that may be left out and can't run here."""
+    found = {}
+    for metric in metrics:
+        name = metric.removesuffix(OPTIONAL)
+        try:
+            found[name] = facts_of(name, image)
+        except MetricUnavailable as error:
+            if name == metric:
+                raise
+            note(f"{name} is left out, it can't run here: {error}")
+    return found
 
 
 def examine(
@@ -249,6 +245,7 @@ def examine(
     pictures: Sequence[Picture],
     *,
     tell: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
     timed: bool = False,
 ) -> tuple[Experiment, dict[str, Speed]]:
     """Find out what can run here, and what its rows depend on.
@@ -257,10 +254,11 @@ def examine(
         plan: what is to run.
         pictures: its images.
         tell: called with a line now and then.
+        note: told which metrics are left out, and why.
         timed: whether to time each codec on the first image.
 
     Returns:
-        The experiment, and by label the time that each codec takes.
+        The experiment, its plan without metrics that are left out, and by label the time that each codec takes.
 
     Raises:
         PlanError: no such codec, or none that runs here.
@@ -269,7 +267,8 @@ def examine(
     """
     specs = [spec_of(entry) for entry in plan.entries]
     first = min(pictures, key=lambda picture: (min(picture.height, picture.width), picture.name)).load()
-    metrics = {metric: facts_of(metric, first) for metric in plan.metrics}
+    metrics = _measurable(plan.metrics, first, note)
+    plan = replace(plan, metrics=tuple(metrics))
     speeds: dict[str, Speed] = {}
     entries = []
     for entry, spec in zip(plan.entries, specs, strict=True):

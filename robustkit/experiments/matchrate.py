@@ -22,11 +22,9 @@ from robustkit import spelling
 from robustkit.codec import EncodeError, Image
 from robustkit.codecs.ladder import Search
 from robustkit.errors import RobustkitError
+from robustkit.experiments import TOLERANCE
 from robustkit.isolation import CodecWorkers, Limits, WorkerError
 from robustkit.registry import CodecSpec, Target
-
-#: Rates further apart than this share are not called matched.
-MATCHED = 0.05
 
 
 class MatchError(RobustkitError, ValueError):
@@ -211,7 +209,7 @@ def said(rates: Mapping[str, float]) -> str:
     )
 
 
-def require_matched(rates: Mapping[str, float], limit: float = MATCHED) -> None:
+def require_matched(rates: Mapping[str, float], limit: float = TOLERANCE) -> None:
     """Refuse to call a comparison matched.
 
     Args:

@@ -11,15 +11,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from robustkit import quality
 from robustkit.channels import CHANNELS, Channel, ChannelError, parse
 from robustkit.errors import RobustkitError
 from robustkit.experiments.draws import PREFIX, PublishedBSC
 from robustkit.experiments.until import Until
+from robustkit.images import sets
 from robustkit.spelling import nearest
 
 #: Trials of one image and channel that are decoded together, in one batch where the codec has batches.
 BLOCK = 10
-SKIMAGE = "skimage"
+#: The images that need neither a folder nor a download.
+SKIMAGE = sets.DEFAULT
+#: Ends the name of a metric that may be left out.
+OPTIONAL = "?"
 _PRESETS = Path(__file__).parent / "presets"
 _KEEP = re.compile(r"(worst|median):([1-9][0-9]{0,3})")
 
@@ -54,7 +59,8 @@ class Plan:
         channels: canonical spellings, in the order of the experiment.
         trials: of each image on each channel; with ``until``, in the first round.
         seed: of the trials.
-        metrics: of quality; the first one orders trials where some are kept.
+        metrics: of quality; the first one orders trials where some are kept. One whose name ends in "?" is left out
+            where it can't run.
         until: when a point has enough trials, ``ci=0.2dB`` or ``failures=50``; empty for a fixed number.
         max_trials: of each image on each channel, where ``until`` is given.
         keep: streams and reconstructions to keep of each image on each channel: ``worst:3``, ``median:1``.
@@ -83,6 +89,8 @@ class Plan:
             raise PlanError("no channel: give --channel bsc --ber 1e-4, or channels in the file")
         if not self.metrics:
             raise PlanError("no metric: give --metric psnr, or metrics in the file")
+        if self.metrics[0].endswith(OPTIONAL):
+            raise PlanError(f"metric {self.metrics[0]!r}: the first one may not be left out, give it without the mark")
         if self.trials < 1 or self.max_trials < self.trials:
             raise PlanError(
                 f"trials = {self.trials}, max_trials = {self.max_trials}: give 1 or more, and no fewer at the most"
@@ -188,7 +196,8 @@ def loaded(path: Path) -> dict[str, Any]:
             raise PlanError(f"{path} has no key {key!r}: {nearest(key, _KEYS)}")
         if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
             raise PlanError(f"{path}: {key} = {value!r} is no {' or '.join(kind.__name__ for kind in _KEYS[key])}")
-    if "images" in found and (path.parent / found["images"]).is_dir():
+    named = found.get("images") in (SKIMAGE, *sets.sets())
+    if "images" in found and not named and (path.parent / found["images"]).is_dir():
         found["images"] = str((path.parent / found["images"]).resolve())
     if "preset" in found:
         found = {**preset(found.pop("preset")), **found}
@@ -206,9 +215,10 @@ def make(said: Mapping[str, Any]) -> Plan:
         ChannelError: a channel can't be read, or a parameter is out of range.
     """
     values: dict[str, Any] = {key: said[key] for key in _KEYS if key in said and key in _PLAIN}
-    for key in ("metrics", "keep"):
-        if key in said:
-            values[key] = tuple(_texts(key, said[key]))
+    if "keep" in said:
+        values["keep"] = tuple(_texts("keep", said["keep"]))
+    if "metrics" in said:
+        values["metrics"] = tuple(dict.fromkeys(map(_metric, _texts("metrics", said["metrics"]))))
     values["entries"] = _entries(said.get("codecs", ()))
     values["channels"] = tuple(_channels(_texts("channels", said.get("channels", ())), said.get("bers", ())))
     if values.get("until"):
@@ -261,6 +271,11 @@ def _texts(key: str, found: Iterable[Any]) -> list[str]:
         if not isinstance(text, str):
             raise PlanError(f"{key}: {text!r} is no text")
     return list(dict.fromkeys(texts))
+
+
+def _metric(text: str) -> str:
+    name = text.strip().removesuffix(OPTIONAL)
+    return quality.canonical(name) + text.strip()[len(name) :]
 
 
 def _entries(found: Sequence[Any]) -> tuple[Entry, ...]:
