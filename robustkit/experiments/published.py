@@ -28,6 +28,8 @@ WITH_PRIOR = frozenset({"ddcm", "diffc", "psc", "turbo-ddcm", "robust-turbo-ddcm
 _PUBLISHED_PRIOR = "stable-diffusion-2-1-base"
 #: Channels that are the published one but for their draws.
 _KINDS = ("bsc", "published-bsc")
+#: Kinds of cells whose figures are the published ones.
+_EXACT = ("table", "clean")
 #: The FID that can be compared with the published one.
 _FID = "fid-published"
 
@@ -91,7 +93,7 @@ def cells() -> tuple[Cell, ...]:
     found = []
     for row in _lines("published.csv"):
         images = _FEWER.get((row["set"], row["codec"]), IMAGES[row["set"]])
-        exact = row["kind"] in ("table", "clean")
+        exact = row["kind"] in _EXACT
         values = {
             metric: Value(row[f"{metric}_mean"], row[f"{metric}_sd"], images, exact)
             for metric in ("psnr", "lpips")
@@ -230,7 +232,8 @@ def _quantities(
         error = sd / math.sqrt(len(values_of)) if len(values_of) > 1 else math.nan
         yield _set_beside("FID", published.values["fid"], mean, sd, error, f"{mean:.2f} ± {text.number(sd, 2)}")
     if published.no_image is not None and published.trials:
-        yield _share(point, published.no_image, published.trials)
+        share = _share(point, published.no_image, published.trials)
+        yield share if published.kind in _EXACT else {**share, "same_digits": None}
 
 
 def _set_beside(name: str, published: Value, mean: float, sd: float, error: float, shown: str) -> dict[str, Any]:
