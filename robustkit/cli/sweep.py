@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ Examples:
               help="See `robustkit codecs`; repeatable. In place of the file's or preset's.")  # fmt: skip
 @click.option("--set", "pairs", metavar="[NAME:]KEY=VALUE", multiple=True,
               help="A setting of the codecs given by --codec, or of the one called NAME; repeatable.")  # fmt: skip
-@click.option("--target-bpp", metavar="NAME=BPP,...", help="Set codecs to rates, such as jpeg=1.0,bpg=0.5.")
+@click.option("--target-bpp", metavar="CODEC=BPP,...",
+              help="Match these codecs' rates first, for each image on its own: jpeg=1.0,bpg=0.5.")  # fmt: skip
 @click.option("--images", metavar="DIR|SET", help="A folder of images and those below it, or a set: skimage, kodak24, "
               "div2k-valid, clic2020.  [default: skimage]")  # fmt: skip
 @click.option("--crop", type=click.IntRange(min=1), metavar="PIXELS", help="Side of the images' centre crops.")
@@ -95,6 +97,8 @@ def command(
     from robustkit import quality
     from robustkit.channels import ChannelError
     from robustkit.experiments import identity, pictures
+    from robustkit.experiments.identity import FILE, Experiment
+    from robustkit.experiments.matchrate import MatchError
     from robustkit.experiments.plan import OPTIONAL, PlanError
     from robustkit.experiments.until import UntilError
     from robustkit.images import ImageError
@@ -114,8 +118,11 @@ def command(
             for metric in plan.metrics:
                 quality.fetch(metric.removesuffix(OPTIONAL))
         with shared.progress("loading codecs") as tell:
-            experiment, speeds = identity.examine(plan, found, tell=tell, note=_note, timed=dry_run)
-    except (PlanError, UntilError, ChannelError, ImageError, UnknownMetric, SpellingError) as error:
+            former = Experiment.read(out) if out is not None and (out / FILE).exists() else None
+            experiment, speeds = identity.examine(
+                plan, found, tell=tell, note=_note, timed=dry_run, former=former, workers=jobs
+            )
+    except (PlanError, MatchError, UntilError, ChannelError, ImageError, UnknownMetric, SpellingError) as error:
         raise click.UsageError(str(error)) from error
     except (MetricUnavailable, ValueError) as error:
         raise click.ClickException(str(error)) from error
@@ -128,7 +135,9 @@ def command(
     if not experiment.running:
         raise click.ClickException("none of the codecs can run here")
     assert out is not None
-    _sweep(out.absolute(), experiment, experiment.plan, jobs, scheduler or "", share)
+    # What this run does: a codec that can't run here is left to others.
+    plan = replace(experiment.plan, entries=tuple(entry.entry for entry in experiment.running))
+    _sweep(out.absolute(), experiment, plan, jobs, scheduler or "", share)
 
 
 def _sweep(folder: Path, experiment: Experiment, plan: Plan, jobs: int, scheduler: str, share: tuple[int, int]) -> None:
@@ -159,6 +168,7 @@ def _show_end(ended: Ended, where: str) -> None:
 
 def _plan(file: Path | None, preset: str | None, out: Path | None, flags: dict[str, Any]) -> Plan:
     """The plan that file, preset and flags make together; of none of them, the one that lies in the folder."""
+    from robustkit.experiments import matchrate
     from robustkit.experiments import plan as plans
     from robustkit.experiments.identity import FILE, Experiment
 
@@ -181,17 +191,7 @@ def _plan(file: Path | None, preset: str | None, out: Path | None, flags: dict[s
             said["channels"] = ["bsc"]
     said.update({key: list(value) if isinstance(value, tuple) else value for key, value in given.items()})
     plan = plans.make(said)
-    return plan if rates is None else plans.with_settings(plan, _rates(rates))
-
-
-def _rates(text: str) -> dict[str, float]:
-    found = {}
-    for pair in names(text):
-        name, equals, rate = pair.rpartition("=")
-        if not equals:
-            raise click.UsageError(f"--target-bpp {pair}: write NAME=BPP, such as jpeg=1.0")
-        found[name.strip()] = _number("--target-bpp", rate)
-    return found
+    return plan if rates is None else plans.with_targets(plan, matchrate.targets(rates))
 
 
 def _number(option: str, text: str) -> float:

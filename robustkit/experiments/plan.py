@@ -41,11 +41,18 @@ class Entry:
         label: what it is called there; unique.
         codec: as ``--codec`` takes it.
         settings: that it is built with.
+        target_bpp: bits per pixel that one more setting is matched to, for each image on its own; ``None`` for the
+            settings as they are.
     """
 
     label: str
     codec: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    target_bpp: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.target_bpp is not None and not 0 < self.target_bpp < math.inf:
+            raise PlanError(f"{self.label}: target_bpp = {self.target_bpp}: give bits per pixel above 0")
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan in JSON's own types."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        found["entries"] = [{"label": e.label, "codec": e.codec, "settings": dict(e.settings)} for e in self.entries]
+        found["entries"] = [{**vars(entry), "settings": dict(entry.settings)} for entry in self.entries]
         read: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return read
 
@@ -138,7 +145,7 @@ class Plan:
         """
         try:
             values = {f.name: found[f.name] for f in fields(cls)}
-            values["entries"] = tuple(Entry(e["label"], e["codec"], dict(e["settings"])) for e in found["entries"])
+            values["entries"] = tuple(Entry(**entry) for entry in found["entries"])
             for name in ("channels", "metrics", "keep"):
                 values[name] = tuple(values[name])
             return cls(**values)
@@ -228,6 +235,7 @@ def make(said: Mapping[str, Any]) -> Plan:
     return Plan(**values)
 
 
+_OF_CODEC = ("codec", "label", "settings", "target_bpp")
 _PLAIN = frozenset({"images", "crop", "trials", "seed", "until", "max_trials", "time_limit"})
 
 
@@ -245,8 +253,8 @@ def channel_of(text: str) -> Channel:
     return parse(text)
 
 
-def with_settings(plan: Plan, rates: Mapping[str, float]) -> Plan:
-    """The plan with codecs set to rates, in bits per pixel; each is labelled with its rate.
+def with_targets(plan: Plan, rates: Mapping[str, float]) -> Plan:
+    """The plan with codecs matched to rates, in bits per pixel; each is labelled with its rate.
 
     Raises:
         PlanError: no codec has such a name.
@@ -260,9 +268,13 @@ def with_settings(plan: Plan, rates: Mapping[str, float]) -> Plan:
         if bpp is None:
             entries.append(entry)
             continue
-        settings = {key: value for key, value in entry.settings.items() if key not in ("quality", "M")}
-        entries.append(Entry(f"{entry.label}@{bpp:g}bpp", entry.codec, {**settings, "bpp": bpp}))
+        settings = {key: value for key, value in entry.settings.items() if key not in ("quality", "bpp", "M")}
+        entries.append(Entry(_labelled(entry.label, bpp), entry.codec, settings, bpp))
     return replace(plan, entries=tuple(entries))
+
+
+def _labelled(label: str, bpp: float) -> str:
+    return f"{label}@{bpp:g}bpp"
 
 
 def _texts(key: str, found: Iterable[Any]) -> list[str]:
@@ -286,13 +298,17 @@ def _entries(found: Sequence[Any]) -> tuple[Entry, ...]:
             continue
         if not isinstance(item, Mapping) or not isinstance(item.get("codec"), str):
             raise PlanError(f"codecs: {item!r}: give a name, or a table with codec = NAME")
-        unknown = [key for key in item if key not in ("codec", "label", "settings")]
+        unknown = [key for key in item if key not in _OF_CODEC]
         if unknown:
-            raise PlanError(f"codecs: {unknown[0]!r}: {nearest(unknown[0], ('codec', 'label', 'settings'))}")
-        settings, label = item.get("settings", {}), item.get("label", item["codec"])
+            raise PlanError(f"codecs: {unknown[0]!r}: {nearest(unknown[0], _OF_CODEC)}")
+        bpp = item.get("target_bpp")
+        if isinstance(bpp, bool) or not isinstance(bpp, int | float | None):
+            raise PlanError(f"codecs: {item['codec']}: target_bpp = {bpp!r} is no number")
+        label = item.get("label", item["codec"] if bpp is None else _labelled(item["codec"], bpp))
+        settings = item.get("settings", {})
         if not isinstance(settings, Mapping) or not isinstance(label, str) or not label:
             raise PlanError(f"codecs: {item['codec']}: settings are a table, and a label is a text")
-        entries.append(Entry(label, item["codec"], dict(settings)))
+        entries.append(Entry(label, item["codec"], dict(settings), bpp))
     return tuple(entries)
 
 

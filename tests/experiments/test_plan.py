@@ -153,12 +153,12 @@ def test_what_can_t_be_is_said(change, said):
 
 def test_rates_label_the_codecs_that_they_are_set_on():
     plan = plans.make({**SAID, "codecs": [{"codec": "jpeg", "settings": {"quality": 3}}, "png"]})
-    assert plans.with_settings(plan, {"jpeg": 1.0}).entries == (
-        Entry("jpeg@1bpp", "jpeg", {"bpp": 1.0}),
+    assert plans.with_targets(plan, {"jpeg": 1.0}).entries == (
+        Entry("jpeg@1bpp", "jpeg", {}, 1.0),
         Entry("png", "png"),
     )
     with pytest.raises(PlanError, match="no codec of the experiment has that name: did you mean jpeg"):
-        plans.with_settings(plan, {"jpegs": 1.0})
+        plans.with_targets(plan, {"jpegs": 1.0})
 
 
 def test_a_point_has_enough_when_its_interval_is_narrow_and_no_sooner():

@@ -241,7 +241,7 @@ def test_the_worst_and_the_median_trials_are_kept(undisturbed, experiment, image
         (["--codec", "jpeg", "--ber", "1e-3", "--shard", "3/2"], "write I/N"),
         (["--codec", "jpeg", "--ber", "1e-3", "--until", "failures=1", "--shard", "1/2"], "exclude each other"),
         (["--codec", "jpeg", "--ber", "1e-3", "--set", "png:quality=1"], "not among the codecs"),
-        (["--codec", "jpeg", "--ber", "1e-3", "--target-bpp", "jpeg"], "write NAME=BPP"),
+        (["--codec", "jpeg", "--ber", "1e-3", "--target-bpp", "jpeg"], "write CODEC=BPP"),
         ([], "no codec"),
     ],
 )
