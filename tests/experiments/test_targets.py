@@ -26,7 +26,7 @@ def cli(*arguments: object, code: int = 0) -> Result:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    for name, image in list(photographs(96).items())[:3]:
+    for name, image in list(photographs(96).items())[:2]:
         PillowImage.fromarray(image).save(folder / f"{name}.png")
     return folder
 
@@ -44,7 +44,7 @@ def test_each_image_runs_with_the_setting_that_was_found_for_it(swept: Path, ima
     assert {(row.codec, row.target_bpp, row.knob) for row in table} == {("jpeg@1.5bpp", 1.5, "quality")}
     assert len({row.value for row in table}) > 1
     rows = store.read(swept).to_pylist()
-    assert len(rows) == 2 * 3 * (1 + 3)
+    assert len(rows) == 2 * 2 * (1 + 3)
     for row in (row for row in rows if row["entry"] == "jpeg@1.5bpp"):
         (found,) = (one for one in table if one.image == row["image"])
         assert json.loads(row["settings"]) == {"check_size": False, "quality": found.value}
@@ -60,7 +60,7 @@ def test_rows_don_t_depend_on_who_ran_them(swept: Path, images: Path, tmp_path: 
     first, second = ((tmp_path / str(number) / store.ROWS).read_bytes() for number in range(2))
     assert first == second
     assert (out / identity.RATES).read_bytes() == (tmp_path / "1" / identity.RATES).read_bytes()
-    assert len(list((out / "kept").glob("jpeg*/*/*/trial-*.bin"))) == 3
+    assert len(list((out / "kept").glob("jpeg*/*/*/trial-*.bin"))) == 2
 
 
 def test_a_later_run_takes_the_settings_that_are_there(
