@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,8 +114,9 @@ def command(
         if plan.until and share != (1, 1):
             raise click.UsageError("--until and --shard exclude each other: a share does not see the others' trials")
         found = pictures.find(plan.images, plan.crop, _note, allow_downloads=allow_downloads)
-        if allow_downloads:
-            for metric in plan.metrics:
+        for metric in plan.metrics if allow_downloads else ():
+            # Why one that may be left out is, is said where it is.
+            with suppress(*[MetricUnavailable] * metric.endswith(OPTIONAL)):
                 quality.fetch(metric.removesuffix(OPTIONAL))
         with shared.progress("loading codecs") as tell:
             former = Experiment.read(out) if out is not None and (out / FILE).exists() else None

@@ -308,11 +308,20 @@ def test_downloads_are_for_images_and_metrics_and_only_where_they_are_allowed(im
         return find(given, note=note)
 
     monkeypatch.setattr(sets, "find", finds)
-    monkeypatch.setattr(quality, "fetch", fetched.append)
-    flags = ("sweep", "--codec", "png", "--ber", "1e-3", "--images", images, "--metric", "ms-ssim", "--metric", "psnr?")
-    cli(*flags, "--dry-run", code=1)
-    cli(*flags, "--dry-run", "--allow-downloads", code=1)
-    assert (allowed, fetched) == ([False, True], ["ms_ssim", "psnr"])
+
+    def fetches(metric):
+        fetched.append(metric)
+        if metric == unreachable:
+            raise MetricUnavailable("no network")
+
+    monkeypatch.setattr(quality, "fetch", fetches)
+    flags = ("sweep", "--codec", "png", "--ber", "1e-3", "--images", images, "--metric", "psnr-y", "--metric", "ssim?")
+    unreachable = "ssim"
+    cli(*flags, "--dry-run")
+    cli(*flags, "--dry-run", "--allow-downloads")
+    assert (allowed, fetched) == ([False, True], ["psnr_y", "ssim"])
+    unreachable = "psnr_y"
+    assert "no network" in cli(*flags, "--dry-run", "--allow-downloads", code=1).output
 
 
 def test_a_plan_is_shown_with_what_can_t_run(tmp_path):
