@@ -7,6 +7,7 @@ which IEEE 754 rounds alike everywhere, so one seed gives one pattern on every p
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -365,16 +366,25 @@ def _gaps(size: int, rate: float, beyond: int, rng: np.random.Generator) -> Posi
     The binary digits of a geometric variate are independent, digit k being 1 with odds q^(2^k) to 1, since
     P(g) is proportional to q^g. Inversion would need a logarithm, whose last bit differs between libraries.
     """
+    chances = _chances(rate, beyond.bit_length())
+    digits = rng.random((size, len(chances))) < chances
+    # Sums of different powers of two are whole and exact in float64, whose products are faster.
+    found: Positions = (digits @ np.ldexp(1.0, np.arange(len(chances)))).astype(np.int64)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _chances(rate: float, digits: int) -> npt.NDArray[np.float64]:
+    """The chance of each binary digit of a geometric variate to be 1, and of those above, from the lowest."""
     power = 1 - rate
     chances: list[float] = []
-    for _ in range(beyond.bit_length()):
+    for _ in range(digits):
         chances.append(power / (1 + power))
         power *= power
     chances.append(power)  # of the digits above, together: any of them is beyond
     while chances and chances[-1] < 2.0**-54:
         chances.pop()
-    digits = rng.random((size, len(chances))) < np.array(chances)
-    return digits @ (np.int64(1) << np.arange(len(chances), dtype=np.int64))
+    return np.array(chances)
 
 
 def _batch(expected: float) -> int:

@@ -183,7 +183,7 @@ def test_folders_below_mixed_sizes_and_numbers_by_value(tmp_path) -> None:
         ("10.png", (20, 30)),
         ("below/x1.png", (16, 16)),
     ]
-    assert said == [f"3 images in {tmp_path}; 1 other files left aside"]
+    assert said == [f"3 images in {tmp_path}; 1 other file left aside"]
     assert "2.png" in images
     assert "3.png" not in images
     with pytest.raises(KeyError):

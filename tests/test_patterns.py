@@ -80,3 +80,12 @@ def test_a_cut_outside_the_stream_is_refused(keep):
 def test_a_stream_of_another_length_is_refused():
     with pytest.raises(ValueError, match="for 16 bits, the stream has 8"):
         ErrorPattern(16).apply(b"x")
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 300, 1024])
+def test_few_flips_and_many_are_applied_alike(count):
+    stream = np.random.default_rng(0).bytes(128)
+    flips = np.sort(np.random.default_rng(count).choice(1024, count, replace=False))
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8))
+    bits[flips] ^= 1
+    assert ErrorPattern(1024, flips).apply(stream) == np.packbits(bits).tobytes()

@@ -11,6 +11,7 @@ import click
 
 from robustkit.cli import shared
 from robustkit.errors import RobustkitError
+from robustkit.experiments import TOLERANCE
 
 if TYPE_CHECKING:
     from robustkit.experiments.envelope import Choice
@@ -30,7 +31,7 @@ Examples:
 @click.option("--channel", "channels", metavar="CHANNEL", multiple=True,
               help="Repeatable.  [default: all of DIR, and clean]")  # fmt: skip
 @click.option("--metric", metavar="NAME", help="What best means.  [default: psnr, if the rows have it]")
-@click.option("--rate-tolerance", "tolerance", metavar="SHARE", type=click.FloatRange(0, 1), default=0.05,
+@click.option("--rate-tolerance", "tolerance", metavar="SHARE", type=click.FloatRange(0, 1), default=TOLERANCE,
               show_default=True, help="By how much of the rate a codec's mean rate may be above it.")  # fmt: skip
 @click.option("--most-without-image", metavar="SHARE", type=click.FloatRange(0, 1), default=1.0, show_default=True,
               help="Leave out codecs that give no image more often.")  # fmt: skip

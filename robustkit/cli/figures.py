@@ -11,6 +11,7 @@ import click
 from robustkit import spelling
 from robustkit.cli import shared
 from robustkit.errors import RobustkitError
+from robustkit.experiments import TOLERANCE
 
 
 class Remembering(click.Command):
@@ -47,7 +48,7 @@ Examples:
 @click.option("--anchor", metavar="NAME", help="Whom all others are compared with.  [default: the first]")
 @click.option("--bpp", "budgets", metavar="BPP", type=click.FloatRange(min=0, min_open=True), multiple=True,
               help="Total rates of the envelope; repeatable.  [default: those that two codecs have]")  # fmt: skip
-@click.option("--rate-tolerance", "tolerance", metavar="SHARE", type=click.FloatRange(0, 1), default=0.05,
+@click.option("--rate-tolerance", "tolerance", metavar="SHARE", type=click.FloatRange(0, 1), default=TOLERANCE,
               show_default=True, help="Rates further apart than this are not called matched.")  # fmt: skip
 @click.option("--compare", "compare", type=click.Choice(["published"]),
               help="Set the published values beside the measured ones.")  # fmt: skip

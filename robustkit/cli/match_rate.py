@@ -13,6 +13,7 @@ import click
 from robustkit.cli import shared
 from robustkit.cli.measure import CORES
 from robustkit.errors import RobustkitError
+from robustkit.experiments import TOLERANCE
 from robustkit.registry import CodecUnavailable, DuplicateCodec, UnknownCodec, registry
 from robustkit.spelling import SpellingError, settings, toml_value
 
@@ -104,7 +105,7 @@ def command(
         except matchrate.MatchError as error:
             raise click.ClickException(str(error)) from error
         click.echo(f"{len(rows)} settings written to {out}")
-    if any(abs(rate / rates[codec] - 1) > matchrate.MATCHED for codec, rate in matchrate.mean_rates(rows).items()):
+    if any(abs(rate / rates[codec] - 1) > TOLERANCE for codec, rate in matchrate.mean_rates(rows).items()):
         sys.exit(1)
 
 
@@ -121,7 +122,7 @@ def _show(rows: Sequence[Matched]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from robustkit.experiments.matchrate import MATCHED, mean_rates, said
+    from robustkit.experiments.matchrate import mean_rates, said
 
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
     table = Table("codec", "image", "setting", "bytes", "bpp", "wanted", "off", "encodes")
@@ -146,7 +147,7 @@ def _show(rows: Sequence[Matched]) -> None:
         )
     if len(mean_rates(rows)) > 1:
         console.print(said(mean_rates(rows)))
-    far = [row for row in rows if abs(row.off) > MATCHED]
+    far = [row for row in rows if abs(row.off) > TOLERANCE]
     if far:
         named = ", ".join(f"{row.codec} of {row.image}" for row in far[:3]) + (" ..." if len(far) > 3 else "")
-        click.echo(f"further than {100 * MATCHED:g}% from the wanted rate: {named}", err=True)
+        click.echo(f"further than {100 * TOLERANCE:g}% from the wanted rate: {named}", err=True)

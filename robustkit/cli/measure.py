@@ -57,10 +57,7 @@ Examples:
 """,
 )
 @shared.codec_options
-@click.option("--images", "folder", metavar="DIR", type=click.Path(path_type=Path),
-              help="A folder of images; without it, the six photographs in scikit-image.")  # fmt: skip
-@click.option("--crop", type=click.IntRange(min=1), metavar="PIXELS",
-              help="Side of the images' centre crops (photographs: 256).")  # fmt: skip
+@shared.image_options
 @click.option("--metric", metavar="NAME", help="Of quality: psnr, ssim, ms_ssim, or one of pyiqa's.  "
               "[default: the codec's own profile's, or psnr]")  # fmt: skip
 @click.option("--channel", "texts", metavar="CHANNEL", multiple=True,
@@ -78,8 +75,9 @@ Examples:
 def command(
     codec: str,
     settings: tuple[str, ...],
-    folder: Path | None,
+    images: str,
     crop: int | None,
+    allow_downloads: bool,
     metric: str | None,
     texts: tuple[str, ...],
     trials: int,
@@ -101,7 +99,7 @@ def command(
     With --check, exit status 1 says that a declared limit is broken, or that the clean rate or quality is not what is
     declared; exit status 10 that a limit is not proved.
     """
-    from robustkit.images import ImageError, from_folder, photographs
+    from robustkit import quality as metrics
     from robustkit.isolation import Limits
     from robustkit.judging.propose import as_python, examine, least_trials, propose
     from robustkit.judging.store import TrialStore
@@ -112,25 +110,27 @@ def command(
     spec = shared.spec_of(codec, settings)
     try:
         given = list(dict.fromkeys(channels.parse(text) for text in texts))
-        images = photographs(crop or 256) if folder is None else from_folder(folder, crop=crop, note=_note)
         if metric is not None:
             _ = METRICS[metric]
-    except (ChannelError, ImageError, UnknownMetric) as error:
+            if allow_downloads:
+                metrics.fetch(metric)
+    except (ChannelError, UnknownMetric) as error:
         raise click.UsageError(str(error)) from error
     except MetricUnavailable as error:
         raise click.ClickException(str(error)) from error
+    found = shared.images(images, crop=crop, allow_downloads=allow_downloads)
     if seed == 0:
         raise click.UsageError("--seed 0 is the suite's own: give another, so that the suite judges by other trials")
-    if trials < (least := least_trials(len(images))):
+    if trials < (least := least_trials(len(found))):
         raise click.UsageError(
-            f"--trials {trials}: fewer than {least} trials of each of {len(images)} images on a channel decide "
+            f"--trials {trials}: fewer than {least} trials of each of {len(found)} images on a channel decide "
             f"nothing, give {least} or more"
         )
     console, store = _console(), None
     with tempfile.TemporaryDirectory(prefix="robustkit-") as directory:
         subject = Subject(
             spec,
-            images=images,
+            images=found,
             directory=Path(directory),
             metric=metric,
             trials=trials,
@@ -167,7 +167,7 @@ def command(
     for channel in [channel for channel in measured if channel not in promised]:
         click.echo(f"{channel}: fewer than one trial in ten gave an image, so nothing is promised there")
     click.echo(
-        f"{codec}: clean {subject.metric} {quality:.4g} at {bpp:.4f} bpp; {len(images)} images, {trials} trials of "
+        f"{codec}: clean {subject.metric} {quality:.4g} at {bpp:.4f} bpp; {len(found)} images, {trials} trials of "
         f"each on {len(measured)} channels; {time.monotonic() - started:.0f} s; profile written to {target}\n"
     )
     click.echo(as_python(profile))

@@ -6,7 +6,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ _LINE_SECONDS = 60
     epilog="""\b
 Examples:
   robustkit sweep --codec jpeg --codec png --channel bsc --ber 1e-4,1e-3 --out results/
-  robustkit sweep --preset paper --images Kodak24/ --crop 512 --jobs 4 --out kodak/
+  robustkit sweep --preset paper --images kodak24 --crop 512 --jobs 4 --out kodak/
   robustkit sweep experiments/headers.toml --dry-run
   robustkit sweep --out results/                   (go on with what was begun there)
   robustkit sweep experiment.toml --shard 2/8 --out share-2/
@@ -45,9 +46,10 @@ Examples:
               help="See `robustkit codecs`; repeatable. In place of the file's or preset's.")  # fmt: skip
 @click.option("--set", "pairs", metavar="[NAME:]KEY=VALUE", multiple=True,
               help="A setting of the codecs given by --codec, or of the one called NAME; repeatable.")  # fmt: skip
-@click.option("--target-bpp", metavar="NAME=BPP,...", help="Set codecs to rates, such as jpeg=1.0,bpg=0.5.")
-@click.option("--images", metavar="DIR|NAME", help="A folder of images, those in its folders too, or a named set.  "
-              "[default: skimage]")  # fmt: skip
+@click.option("--target-bpp", metavar="CODEC=BPP,...",
+              help="Match these codecs' rates first, for each image on its own: jpeg=1.0,bpg=0.5.")  # fmt: skip
+@click.option("--images", metavar="DIR|SET", help="A folder of images and those below it, or a set: skimage, kodak24, "
+              "div2k-valid, clic2020.  [default: skimage]")  # fmt: skip
 @click.option("--crop", type=click.IntRange(min=1), metavar="PIXELS", help="Side of the images' centre crops.")
 @click.option("--channel", "channels", metavar="CHANNEL", multiple=True,
               help="Such as bsc, gilbert-elliott(burst=8) or truncation(keep=0.5); repeatable.")  # fmt: skip
@@ -69,6 +71,8 @@ Examples:
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Hand chunks to this cluster of dask.distributed's.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Folder of the rows; what is there already is not run again.")  # fmt: skip
+@click.option("--allow-downloads", is_flag=True,
+              help="Fetch what is not on this machine: images, and metrics' weights.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and how long it takes.")
 def command(
     file: Path | None,
@@ -77,6 +81,7 @@ def command(
     jobs: int,
     shard: str | None,
     scheduler: str | None,
+    allow_downloads: bool,
     dry_run: bool,
     **flags: Any,
 ) -> None:
@@ -89,9 +94,12 @@ def command(
     Exit status 1 says that some rows are missing: an image could not be encoded, or a codec had to be given up.
     """
     shared.needs("pyarrow")
+    from robustkit import quality
     from robustkit.channels import ChannelError
     from robustkit.experiments import identity, pictures
-    from robustkit.experiments.plan import PlanError
+    from robustkit.experiments.identity import FILE, Experiment
+    from robustkit.experiments.matchrate import MatchError
+    from robustkit.experiments.plan import OPTIONAL, PlanError
     from robustkit.experiments.until import UntilError
     from robustkit.images import ImageError
     from robustkit.quality import MetricUnavailable, UnknownMetric
@@ -105,10 +113,17 @@ def command(
         plan = _plan(file, preset, out, flags)
         if plan.until and share != (1, 1):
             raise click.UsageError("--until and --shard exclude each other: a share does not see the others' trials")
-        found = pictures.find(plan.images, plan.crop, _note)
+        found = pictures.find(plan.images, plan.crop, _note, allow_downloads=allow_downloads)
+        for metric in plan.metrics if allow_downloads else ():
+            # Why one that may be left out is, is said where it is.
+            with suppress(*[MetricUnavailable] * metric.endswith(OPTIONAL)):
+                quality.fetch(metric.removesuffix(OPTIONAL))
         with shared.progress("loading codecs") as tell:
-            experiment, speeds = identity.examine(plan, found, tell=tell, timed=dry_run)
-    except (PlanError, UntilError, ChannelError, ImageError, UnknownMetric, SpellingError) as error:
+            former = Experiment.read(out) if out is not None and (out / FILE).exists() else None
+            experiment, speeds = identity.examine(
+                plan, found, tell=tell, note=_note, timed=dry_run, former=former, workers=jobs
+            )
+    except (PlanError, MatchError, UntilError, ChannelError, ImageError, UnknownMetric, SpellingError) as error:
         raise click.UsageError(str(error)) from error
     except (MetricUnavailable, ValueError) as error:
         raise click.ClickException(str(error)) from error
@@ -121,6 +136,8 @@ def command(
     if not experiment.running:
         raise click.ClickException("none of the codecs can run here")
     assert out is not None
+    # What this run does: a codec that can't run here is left to others.
+    plan = replace(experiment.plan, entries=tuple(entry.entry for entry in experiment.running))
     _sweep(out.absolute(), experiment, plan, jobs, scheduler or "", share)
 
 
@@ -152,6 +169,7 @@ def _show_end(ended: Ended, where: str) -> None:
 
 def _plan(file: Path | None, preset: str | None, out: Path | None, flags: dict[str, Any]) -> Plan:
     """The plan that file, preset and flags make together; of none of them, the one that lies in the folder."""
+    from robustkit.experiments import matchrate
     from robustkit.experiments import plan as plans
     from robustkit.experiments.identity import FILE, Experiment
 
@@ -174,17 +192,7 @@ def _plan(file: Path | None, preset: str | None, out: Path | None, flags: dict[s
             said["channels"] = ["bsc"]
     said.update({key: list(value) if isinstance(value, tuple) else value for key, value in given.items()})
     plan = plans.make(said)
-    return plan if rates is None else plans.with_settings(plan, _rates(rates))
-
-
-def _rates(text: str) -> dict[str, float]:
-    found = {}
-    for pair in names(text):
-        name, equals, rate = pair.rpartition("=")
-        if not equals:
-            raise click.UsageError(f"--target-bpp {pair}: write NAME=BPP, such as jpeg=1.0")
-        found[name.strip()] = _number("--target-bpp", rate)
-    return found
+    return plan if rates is None else plans.with_targets(plan, matchrate.targets(rates))
 
 
 def _number(option: str, text: str) -> float:

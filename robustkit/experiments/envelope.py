@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustkit.experiments import intervals, text
+from robustkit.experiments import TOLERANCE, intervals, text
 from robustkit.experiments.intervals import Difference, Share, Summary
-from robustkit.experiments.rates import TOLERANCE, rates
+from robustkit.experiments.rates import rates
 from robustkit.experiments.results import Measure, Results, ResultsError, method
 from robustkit.experiments.text import Table
 from robustkit.spelling import nearest

@@ -8,10 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robustkit.experiments import drawing, envelope, grey, grids, ladder, lines, published, rateplots, store, tables
+from robustkit.experiments import (
+    TOLERANCE,
+    drawing,
+    envelope,
+    grey,
+    grids,
+    ladder,
+    lines,
+    published,
+    rateplots,
+    store,
+    tables,
+)
 from robustkit.experiments.drawing import DPI, FORMATS, About, Drawn, Width
 from robustkit.experiments.lines import Convention
-from robustkit.experiments.rates import TOLERANCE
 from robustkit.experiments.results import Measure, Results, ResultsError
 from robustkit.experiments.text import Table, escape_markdown
 

@@ -18,16 +18,23 @@ import numpy as np
 
 from robustkit import __version__, quality
 from robustkit.codec import EncodeError, Image
+from robustkit.codecs.ladder import STEPS
 from robustkit.errors import RobustkitError
-from robustkit.experiments import store
+from robustkit.experiments import matchrate, store
+from robustkit.experiments.matchrate import Matched, MatchError
 from robustkit.experiments.pictures import Picture
-from robustkit.experiments.plan import Entry, Plan, PlanError
+from robustkit.experiments.plan import OPTIONAL, Entry, Plan, PlanError
 from robustkit.isolation import CodecWorkers, Limits, WorkerError
+from robustkit.quality import MetricUnavailable
 from robustkit.registry import CodecSpec, CodecUnavailable, DuplicateCodec, UnknownCodec, registry
 
 FILE = "experiment.json"
+#: The table of matched rates, for people and programs; its column "codec" has the labels.
+RATES = "rates.csv"
 VERSION = 1
 _NAMED = 4
+#: Parts of a codec that is matched to a rate, which no loaded codec knows of.
+_MATCHED = ("target bpp", "matched settings")
 
 
 class ExperimentError(RobustkitError, ValueError):
@@ -45,6 +52,7 @@ class Resolved:
         digest: of ``parts``.
         parts: what its rows depend on: settings, sources, versions, prior, device.
         batched: whether it decodes several streams together.
+        matched: the settings that bring it to the entry's rate, image by image; none where there is no such rate.
     """
 
     entry: Entry
@@ -53,6 +61,26 @@ class Resolved:
     digest: str = ""
     parts: Mapping[str, Any] = field(default_factory=dict)
     batched: bool = False
+    matched: tuple[Matched, ...] = ()
+
+    def settings(self, image: str) -> dict[str, Any]:
+        """What it is built with for an image.
+
+        Raises:
+            ExperimentError: no rate was matched for it.
+        """
+        if self.entry.target_bpp is None:
+            return dict(self.entry.settings)
+        for row in self.matched:
+            if row.image == image:
+                return {**self.entry.settings, row.knob: row.value}
+        raise ExperimentError(f"{self.entry.label} has no setting for {image}: give --out another folder")
+
+    def differing(self, parts: Mapping[str, Any]) -> list[str]:
+        """Which parts of a codec that was loaded are not what they are here."""
+        if not self.matched:
+            return [key for key in {**self.parts, **parts} if parts.get(key) != self.parts.get(key)]
+        return [key for key in self.parts if key not in _MATCHED and parts.get(key) != self.parts[key]]
 
 
 @dataclass(frozen=True)
@@ -117,6 +145,8 @@ class Experiment:
         }
         text = json.dumps(found, indent=1, default=os.fspath)
         store.write_bytes(folder / FILE, text.encode())
+        if rates := [replace(row, codec=found.entry.label) for found in self.entries for row in found.matched]:
+            store.write_bytes(folder / RATES, matchrate.to_csv(rates).encode())
 
     @classmethod
     def read(cls, folder: Path) -> Experiment:
@@ -133,7 +163,7 @@ class Experiment:
             return cls(
                 Plan.from_json(found["plan"]),
                 tuple(Picture(**picture) for picture in found["pictures"]),
-                tuple(Resolved(**{**each, "entry": Entry(**each["entry"])}) for each in found["entries"]),
+                tuple(map(_read_entry, found["entries"])),
                 found["metrics"],
                 tuple(found["path"]),
             )
@@ -183,8 +213,10 @@ class Experiment:
                 f"the folder has rows of another experiment; other {'; '.join(differing)}. Give --out another folder, "
                 "or remove this one"
             )
-        labels = {found.entry.label for found in self.entries}
-        entries = (*(found for found in former.entries if found.entry.label not in labels), *self.entries)
+        # Of a codec that can't run now, rows may be there: what they depend on is not forgotten.
+        ours_now = [found for found in self.entries if not (found.skipped and found.entry.label in known)]
+        labels = {found.entry.label for found in ours_now}
+        entries = (*(found for found in former.entries if found.entry.label not in labels), *ours_now)
         channels = tuple(dict.fromkeys([*former.plan.channels, *self.plan.channels]))
         plan = replace(
             self.plan,
@@ -196,20 +228,25 @@ class Experiment:
         return replace(self, plan=plan, entries=entries)
 
 
+def _read_entry(found: Mapping[str, Any]) -> Resolved:
+    matched = tuple(Matched(**row) for row in found["matched"])
+    return Resolved(**{**found, "entry": Entry(**found["entry"]), "matched": matched})
+
+
 def _images(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
     names = sorted(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"images ({', '.join(names[:_NAMED])}{more})"
 
 
-def spec_of(entry: Entry) -> CodecSpec:
-    """The codec of an entry, not loaded.
+def spec_of(entry: Entry, settings: Mapping[str, Any] | None = None) -> CodecSpec:
+    """The codec of an entry, not loaded, with its settings or others.
 
     Raises:
         PlanError: there is no such codec.
     """
     try:
-        return registry.get(entry.codec).spec(**entry.settings)
+        return registry.get(entry.codec).spec(**(entry.settings if settings is None else settings))
     except (UnknownCodec, DuplicateCodec) as error:
         raise PlanError(str(error.args[0])) from error
 
@@ -222,26 +259,21 @@ def facts_of(metric: str, image: Image) -> dict[str, Any]:
         ValueError: it can't measure images of this size.
     """
     quality.check(metric, image)
-    known = quality.METRICS[metric]
-    package = getattr(known, "package", None) or "pyiqa"
-    return {
-        "package": package,
-        "version": _version(package),
-        "weights": getattr(known, "weights", None),
-        "higher_is_better": known.higher_is_better,
-        "unit": getattr(known, "unit", ""),
-    }
+    return dict(quality.METRICS[metric].record())
 
 
-def _version(package: str) -> str:
-    from importlib import metadata
-
-    if package == "robustkit":
-        return __version__
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+def _measurable(metrics: Sequence[str], image: Image, note: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """By metric what is stored of it; without those that may be left out and can't run here."""
+    found = {}
+    for metric in metrics:
+        name = metric.removesuffix(OPTIONAL)
+        try:
+            found[name] = facts_of(name, image)
+        except MetricUnavailable as error:
+            if name == metric:
+                raise
+            note(f"{name} is left out, it can't run here: {error}")
+    return found
 
 
 def examine(
@@ -249,7 +281,10 @@ def examine(
     pictures: Sequence[Picture],
     *,
     tell: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
     timed: bool = False,
+    former: Experiment | None = None,
+    workers: int = 1,
 ) -> tuple[Experiment, dict[str, Speed]]:
     """Find out what can run here, and what its rows depend on.
 
@@ -257,10 +292,13 @@ def examine(
         plan: what is to run.
         pictures: its images.
         tell: called with a line now and then.
-        timed: whether to time each codec on the first image.
+        note: told which metrics are left out, and why; and which images are far from the rate that is wanted.
+        timed: whether to time each codec on the smallest image; rates are matched on that one alone.
+        former: what lies in the folder already: its matched settings are taken, if they are of these images.
+        workers: encoding processes, where rates are matched.
 
     Returns:
-        The experiment, and by label the time that each codec takes.
+        The experiment, its plan without metrics that are left out, and by label the time that each codec takes.
 
     Raises:
         PlanError: no such codec, or none that runs here.
@@ -268,20 +306,32 @@ def examine(
         ValueError: a metric can't measure the smallest image.
     """
     specs = [spec_of(entry) for entry in plan.entries]
-    first = min(pictures, key=lambda picture: (min(picture.height, picture.width), picture.name)).load()
-    metrics = {metric: facts_of(metric, first) for metric in plan.metrics}
+    smallest = min(pictures, key=lambda picture: (min(picture.height, picture.width), picture.name))
+    first = smallest.load()
+    metrics = _measurable(plan.metrics, first, note)
+    plan = replace(plan, metrics=tuple(metrics))
     speeds: dict[str, Speed] = {}
     entries = []
     for entry, spec in zip(plan.entries, specs, strict=True):
-        tell(f"loading {entry.label}")
         try:
-            with loaded(spec, plan.time_limit) as workers:
-                entries.append(_resolved(entry, workers))
-                if timed:
-                    tell(f"timing {entry.label}")
-                    speeds[entry.label] = _timed(workers, first, plan.metrics)
-        except (CodecUnavailable, WorkerError, EncodeError) as error:
-            entries.append(Resolved(entry, skipped=_short(entry, str(error))))
+            if entry.target_bpp is None:
+                tell(f"loading {entry.label}")
+                with loaded(spec, plan.time_limit) as process:
+                    found = _resolved(entry, process)
+            else:
+                tell(f"matching the rate of {entry.label}")
+                chosen = [smallest] if timed else pictures
+                matched = _known(entry, chosen, former) or _match(plan, entry, spec, chosen, workers)
+                if far := matchrate.far(matched):
+                    note(f"{entry.label}: {far}")
+                found = _resolved_at(entry, matched, plan.time_limit)
+            if timed:
+                tell(f"timing {entry.label}")
+                with loaded(spec_of(entry, found.settings(smallest.name)), plan.time_limit) as process:
+                    speeds[entry.label] = _timed(process, first, plan.metrics)
+        except (CodecUnavailable, WorkerError, EncodeError, MatchError) as error:
+            found = Resolved(entry, skipped=_short(entry, str(error)))
+        entries.append(found)
     path = tuple(dict.fromkeys([os.getcwd(), *(folder for folder in sys.path if folder)]))
     return Experiment(plan, tuple(pictures), tuple(entries), metrics, path), speeds
 
@@ -325,6 +375,59 @@ def digest_of(parts: Mapping[str, Any]) -> str:
 def _resolved(entry: Entry, workers: CodecWorkers) -> Resolved:
     parts = parts_of(workers, entry.settings)
     return Resolved(entry, "", workers.attributes.name, digest_of(parts), parts, workers.batched)
+
+
+def _known(entry: Entry, pictures: Sequence[Picture], former: Experiment | None) -> tuple[Matched, ...]:
+    """What was matched for the same entry and images before; none where it was not."""
+    if former is None or not set(pictures) <= set(former.pictures):
+        return ()
+    names = {picture.name for picture in pictures}
+    for found in former.running:
+        if found.entry == entry and {row.image for row in found.matched} >= names:
+            return found.matched
+    return ()
+
+
+def _match(plan: Plan, entry: Entry, spec: CodecSpec, pictures: Sequence[Picture], workers: int) -> tuple[Matched, ...]:
+    assert entry.target_bpp is not None
+    limits = Limits(seconds=STEPS * plan.time_limit)
+    workers = min(workers, len(pictures))
+    with tempfile.TemporaryDirectory(prefix="robustkit-") as directory:
+        found = matchrate.match(
+            spec, _Loaded(pictures), entry.target_bpp, directory=directory, workers=workers, limits=limits
+        )
+    return tuple(found)
+
+
+class _Loaded(Mapping[str, Image]):
+    """Images by name, each read when it is asked for."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self._pictures = {picture.name: picture for picture in pictures}
+
+    def __getitem__(self, name: str) -> Image:
+        return self._pictures[name].load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pictures)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+
+def _resolved_at(entry: Entry, matched: tuple[Matched, ...], seconds: float) -> Resolved:
+    """As :func:`_resolved`, of a codec with a setting for each image: what is said with the lowest and the highest."""
+    by_value = sorted(matched, key=lambda row: row.value)
+    ends = {row.value: row for row in (by_value[0], by_value[-1])}
+    parts: dict[str, Any] | None = None
+    for row in ends.values():
+        with loaded(spec_of(entry, {**entry.settings, row.knob: row.value}), seconds) as process:
+            one = _resolved(entry, process)
+        parts = dict(one.parts) if parts is None else {key: v for key, v in parts.items() if one.parts.get(key) == v}
+    assert parts is not None
+    table = {row.image: {row.knob: row.value} for row in matched}
+    parts |= dict(zip(_MATCHED, (entry.target_bpp, table), strict=True))
+    return replace(one, parts=parts, digest=digest_of(parts), matched=matched)
 
 
 def _timed(workers: CodecWorkers, image: Image, metrics: Sequence[str]) -> Speed:

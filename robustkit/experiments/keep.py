@@ -129,7 +129,7 @@ def _again(bench: Bench, label: str, image: str, channel: str, number: int) -> t
         pictures.append(found)
 
     job = Job(image, bench.channel(label, channel), number)
-    (trial,) = bench.subject(label).run([job], keep=hold)
+    (trial,) = bench.subject(label, image).run([job], keep=hold)
     return trial.pattern.apply(clean.bitstream), pictures[0] if pictures else None
 
 

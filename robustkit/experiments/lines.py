@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from robustkit.experiments import drawing, intervals, published
+from robustkit.experiments import TOLERANCE, drawing, intervals, published
 from robustkit.experiments.drawing import Drawn, Style, Width, plain
 from robustkit.experiments.intervals import Summary
-from robustkit.experiments.rates import TOLERANCE, groups, rates
+from robustkit.experiments.rates import groups, rates
 from robustkit.experiments.results import CLEAN, Floats, Measure, Point, Results, family, graded, parameter
 from robustkit.experiments.tables import row_of, set_summary
 

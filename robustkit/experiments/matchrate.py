@@ -22,11 +22,9 @@ from robustkit import spelling
 from robustkit.codec import EncodeError, Image
 from robustkit.codecs.ladder import Search
 from robustkit.errors import RobustkitError
+from robustkit.experiments import TOLERANCE
 from robustkit.isolation import CodecWorkers, Limits, WorkerError
 from robustkit.registry import CodecSpec, Target
-
-#: Rates further apart than this share are not called matched.
-MATCHED = 0.05
 
 
 class MatchError(RobustkitError, ValueError):
@@ -179,6 +177,15 @@ def settings_of(rows: Iterable[Matched], codec: str, image: str) -> dict[str, fl
     raise MatchError(f"the table of rates has no {codec} of {image}: match its rate first")
 
 
+def far(rows: Sequence[Matched], limit: float = TOLERANCE) -> str:
+    """Which images are further than a share from the wanted rate, as a line; empty where none is."""
+    off = [f"{row.image} ({100 * row.off:+.1f}%)" for row in rows if abs(row.off) > limit]
+    if not off:
+        return ""
+    named = ", ".join(off[:3]) + (" ..." if len(off) > 3 else "")
+    return f"{len(off)} of {len(rows)} images are further than {100 * limit:g}% from the wanted rate: {named}"
+
+
 # -- how far apart ---------------------------------------------------------------------------------------------------
 
 
@@ -211,7 +218,7 @@ def said(rates: Mapping[str, float]) -> str:
     )
 
 
-def require_matched(rates: Mapping[str, float], limit: float = MATCHED) -> None:
+def require_matched(rates: Mapping[str, float], limit: float = TOLERANCE) -> None:
     """Refuse to call a comparison matched.
 
     Args:

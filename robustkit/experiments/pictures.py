@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from robustkit.codec import Image
 from robustkit.experiments.plan import SKIMAGE
-from robustkit.images import PHOTOGRAPHS, ImageError, centre_crop, photographs, read, suffixes
+from robustkit.images import PHOTOGRAPHS, ImageError, centre_crop, photographs, read, sets
 from robustkit.isolation import fingerprint
 
 #: Side of the centre crops of scikit-image's photographs, unless another is asked for.
@@ -50,27 +48,31 @@ class Picture(NamedTuple):
         return image
 
 
-def find(source: str, crop: int | None, note: Callable[[str], None] = lambda _: None) -> list[Picture]:
-    """The images of a folder and of those in it, by the numbers in their names, or of a named set.
+def find(
+    source: str,
+    crop: int | None,
+    note: Callable[[str], None] = lambda _: None,
+    *,
+    allow_downloads: bool = False,
+) -> list[Picture]:
+    """The images of a named set, or of a folder and of those in it, by the numbers in their names.
 
     No more than one is in memory at a time.
 
+    Args:
+        source: as :func:`robustkit.images.sets.open_images` takes it.
+        crop: side in pixels of centre crops; ``None`` for whole images (256 for scikit-image's).
+        note: told what was found.
+        allow_downloads: whether a set that is not on this machine may be fetched.
+
     Raises:
-        ImageError: no such folder, no image in it, one that is unreadable or smaller than the crop.
+        ImageError: no such set and no such folder, a set that is not here, no image, one that is unreadable or smaller
+            than the crop.
     """
-    if source == SKIMAGE and not Path(source).is_dir():
+    if source == SKIMAGE:
         return [_picture(name, "", crop or CROP) for name in PHOTOGRAPHS]
-    folder = Path(source)
-    if not folder.is_dir():
-        raise ImageError(f"{source} is neither a folder nor a named set of images: give a folder, or {SKIMAGE}")
-    known = suffixes()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    used = sorted((path for path in files if path.suffix.lower() in known), key=lambda path: _by_number(path, folder))
-    if not used:
-        raise ImageError(f"no image in {folder} or the folders in it: give files such as .png, .jpg, .webp or .tif")
-    if len(used) < len(files):
-        note(f"{len(used)} images in {folder}; {len(files) - len(used)} other files left aside")
-    return [_picture(path.relative_to(folder).as_posix(), str(path.resolve()), crop or 0) for path in used]
+    files = sets.find(source, allow_downloads=allow_downloads, note=note)
+    return [_picture(name, str(path.resolve()), crop or 0) for name, path in files.items()]
 
 
 def _picture(name: str, path: str, crop: int) -> Picture:
@@ -88,8 +90,3 @@ def _read(name: str, path: str, crop: int) -> Image:
 @functools.lru_cache(maxsize=1)
 def _photographs(crop: int) -> dict[str, Image]:
     return photographs(crop)
-
-
-def _by_number(path: Path, folder: Path) -> list[tuple[int, str]]:
-    parts = re.split(r"(\d+)", path.relative_to(folder).as_posix())
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

@@ -11,15 +11,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from robustkit import quality
 from robustkit.channels import CHANNELS, Channel, ChannelError, parse
 from robustkit.errors import RobustkitError
 from robustkit.experiments.draws import PREFIX, PublishedBSC
 from robustkit.experiments.until import Until
+from robustkit.images import sets
 from robustkit.spelling import nearest
 
 #: Trials of one image and channel that are decoded together, in one batch where the codec has batches.
 BLOCK = 10
-SKIMAGE = "skimage"
+#: The images that need neither a folder nor a download.
+SKIMAGE = sets.DEFAULT
+#: Ends the name of a metric that may be left out.
+OPTIONAL = "?"
 _PRESETS = Path(__file__).parent / "presets"
 _KEEP = re.compile(r"(worst|median):([1-9][0-9]{0,3})")
 
@@ -36,11 +41,18 @@ class Entry:
         label: what it is called there; unique.
         codec: as ``--codec`` takes it.
         settings: that it is built with.
+        target_bpp: bits per pixel that one more setting is matched to, for each image on its own; ``None`` for the
+            settings as they are.
     """
 
     label: str
     codec: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    target_bpp: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.target_bpp is not None and not 0 < self.target_bpp < math.inf:
+            raise PlanError(f"{self.label}: target_bpp = {self.target_bpp}: give bits per pixel above 0")
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,8 @@ class Plan:
         channels: canonical spellings, in the order of the experiment.
         trials: of each image on each channel; with ``until``, in the first round.
         seed: of the trials.
-        metrics: of quality; the first one orders trials where some are kept.
+        metrics: of quality; the first one orders trials where some are kept. One whose name ends in "?" is left out
+            where it can't run.
         until: when a point has enough trials, ``ci=0.2dB`` or ``failures=50``; empty for a fixed number.
         max_trials: of each image on each channel, where ``until`` is given.
         keep: streams and reconstructions to keep of each image on each channel: ``worst:3``, ``median:1``.
@@ -83,6 +96,8 @@ class Plan:
             raise PlanError("no channel: give --channel bsc --ber 1e-4, or channels in the file")
         if not self.metrics:
             raise PlanError("no metric: give --metric psnr, or metrics in the file")
+        if self.metrics[0].endswith(OPTIONAL):
+            raise PlanError(f"metric {self.metrics[0]!r}: the first one may not be left out, give it without the mark")
         if self.trials < 1 or self.max_trials < self.trials:
             raise PlanError(
                 f"trials = {self.trials}, max_trials = {self.max_trials}: give 1 or more, and no fewer at the most"
@@ -117,7 +132,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan in JSON's own types."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        found["entries"] = [{"label": e.label, "codec": e.codec, "settings": dict(e.settings)} for e in self.entries]
+        found["entries"] = [{**vars(entry), "settings": dict(entry.settings)} for entry in self.entries]
         read: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return read
 
@@ -130,7 +145,7 @@ class Plan:
         """
         try:
             values = {f.name: found[f.name] for f in fields(cls)}
-            values["entries"] = tuple(Entry(e["label"], e["codec"], dict(e["settings"])) for e in found["entries"])
+            values["entries"] = tuple(Entry(**entry) for entry in found["entries"])
             for name in ("channels", "metrics", "keep"):
                 values[name] = tuple(values[name])
             return cls(**values)
@@ -188,7 +203,8 @@ def loaded(path: Path) -> dict[str, Any]:
             raise PlanError(f"{path} has no key {key!r}: {nearest(key, _KEYS)}")
         if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
             raise PlanError(f"{path}: {key} = {value!r} is no {' or '.join(kind.__name__ for kind in _KEYS[key])}")
-    if "images" in found and (path.parent / found["images"]).is_dir():
+    named = found.get("images") in (SKIMAGE, *sets.sets())
+    if "images" in found and not named and (path.parent / found["images"]).is_dir():
         found["images"] = str((path.parent / found["images"]).resolve())
     if "preset" in found:
         found = {**preset(found.pop("preset")), **found}
@@ -206,9 +222,10 @@ def make(said: Mapping[str, Any]) -> Plan:
         ChannelError: a channel can't be read, or a parameter is out of range.
     """
     values: dict[str, Any] = {key: said[key] for key in _KEYS if key in said and key in _PLAIN}
-    for key in ("metrics", "keep"):
-        if key in said:
-            values[key] = tuple(_texts(key, said[key]))
+    if "keep" in said:
+        values["keep"] = tuple(_texts("keep", said["keep"]))
+    if "metrics" in said:
+        values["metrics"] = tuple(dict.fromkeys(map(_metric, _texts("metrics", said["metrics"]))))
     values["entries"] = _entries(said.get("codecs", ()))
     values["channels"] = tuple(_channels(_texts("channels", said.get("channels", ())), said.get("bers", ())))
     if values.get("until"):
@@ -218,6 +235,7 @@ def make(said: Mapping[str, Any]) -> Plan:
     return Plan(**values)
 
 
+_OF_CODEC = ("codec", "label", "settings", "target_bpp")
 _PLAIN = frozenset({"images", "crop", "trials", "seed", "until", "max_trials", "time_limit"})
 
 
@@ -235,8 +253,8 @@ def channel_of(text: str) -> Channel:
     return parse(text)
 
 
-def with_settings(plan: Plan, rates: Mapping[str, float]) -> Plan:
-    """The plan with codecs set to rates, in bits per pixel; each is labelled with its rate.
+def with_targets(plan: Plan, rates: Mapping[str, float]) -> Plan:
+    """The plan with codecs matched to rates, in bits per pixel; each is labelled with its rate.
 
     Raises:
         PlanError: no codec has such a name.
@@ -250,9 +268,13 @@ def with_settings(plan: Plan, rates: Mapping[str, float]) -> Plan:
         if bpp is None:
             entries.append(entry)
             continue
-        settings = {key: value for key, value in entry.settings.items() if key not in ("quality", "M")}
-        entries.append(Entry(f"{entry.label}@{bpp:g}bpp", entry.codec, {**settings, "bpp": bpp}))
+        settings = {key: value for key, value in entry.settings.items() if key not in ("quality", "bpp", "M")}
+        entries.append(Entry(_labelled(entry.label, bpp), entry.codec, settings, bpp))
     return replace(plan, entries=tuple(entries))
+
+
+def _labelled(label: str, bpp: float) -> str:
+    return f"{label}@{bpp:g}bpp"
 
 
 def _texts(key: str, found: Iterable[Any]) -> list[str]:
@@ -263,6 +285,11 @@ def _texts(key: str, found: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+def _metric(text: str) -> str:
+    name = text.strip().removesuffix(OPTIONAL)
+    return quality.canonical(name) + text.strip()[len(name) :]
+
+
 def _entries(found: Sequence[Any]) -> tuple[Entry, ...]:
     entries = []
     for item in found:
@@ -271,13 +298,17 @@ def _entries(found: Sequence[Any]) -> tuple[Entry, ...]:
             continue
         if not isinstance(item, Mapping) or not isinstance(item.get("codec"), str):
             raise PlanError(f"codecs: {item!r}: give a name, or a table with codec = NAME")
-        unknown = [key for key in item if key not in ("codec", "label", "settings")]
+        unknown = [key for key in item if key not in _OF_CODEC]
         if unknown:
-            raise PlanError(f"codecs: {unknown[0]!r}: {nearest(unknown[0], ('codec', 'label', 'settings'))}")
-        settings, label = item.get("settings", {}), item.get("label", item["codec"])
+            raise PlanError(f"codecs: {unknown[0]!r}: {nearest(unknown[0], _OF_CODEC)}")
+        bpp = item.get("target_bpp")
+        if isinstance(bpp, bool) or not isinstance(bpp, int | float | None):
+            raise PlanError(f"codecs: {item['codec']}: target_bpp = {bpp!r} is no number")
+        label = item.get("label", item["codec"] if bpp is None else _labelled(item["codec"], bpp))
+        settings = item.get("settings", {})
         if not isinstance(settings, Mapping) or not isinstance(label, str) or not label:
             raise PlanError(f"codecs: {item['codec']}: settings are a table, and a label is a text")
-        entries.append(Entry(label, item["codec"], dict(settings)))
+        entries.append(Entry(label, item["codec"], dict(settings), bpp))
     return tuple(entries)
 
 

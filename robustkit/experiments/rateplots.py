@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustkit.experiments import drawing, envelope, ladder
+from robustkit.experiments import TOLERANCE, drawing, envelope, ladder
 from robustkit.experiments.drawing import Drawn, Style, Width
 from robustkit.experiments.envelope import Choice
 from robustkit.experiments.ladder import Rung
 from robustkit.experiments.lines import AXES, Step, clean_step, handle, horizontal, logarithmic, places_of
-from robustkit.experiments.rates import TOLERANCE, rates
+from robustkit.experiments.rates import rates
 from robustkit.experiments.results import CLEAN, Measure, Results, graded, method
 
 if TYPE_CHECKING:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robustkit.experiments import TOLERANCE
 from robustkit.experiments.results import Results
-
-#: Mean rates that differ by no more than this are of one rate.
-TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from robustkit.errors import RobustkitError
 from robustkit.outcome import Outcome
-from robustkit.quality import PSNR_CAP
+from robustkit.quality import PSNR_CAP, canonical
 from robustkit.spelling import nearest
 
 if TYPE_CHECKING:
@@ -220,11 +220,12 @@ class Results:
         return found
 
     def metric(self, name: str) -> Measure:
-        """A metric of the rows by its name.
+        """A metric of the rows by its name, however it is spelt.
 
         Raises:
             ResultsError: no row has it.
         """
+        name = name if name in self.measures else canonical(name)
         if name not in self.measures:
             raise ResultsError(f"no trial was measured by {name!r}: {nearest(name, self.measures)}")
         return self.measures[name]

@@ -56,7 +56,7 @@ SCHEMA = pa.schema([*_BEFORE, *_AFTER])
 #: The columns of the usual metrics, by name; null where a trial gave no image. Any other metric's is alike.
 METRIC_FIELDS: Mapping[str, pa.Field] = {
     name: _field(name, pa.float64(), nullable=True)
-    for name in ("psnr", "psnr-y", "ssim", "ms-ssim", "ssimulacra2", "lpips", "dists", "niqe")
+    for name in ("psnr", "psnr_y", "ssim", "ms_ssim", "ssimulacra2", "lpips", "dists", "niqe")
 }
 
 

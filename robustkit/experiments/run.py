@@ -23,7 +23,7 @@ from typing import Any
 from robustkit.channels import Channel, ChannelError
 from robustkit.errors import RobustkitError
 from robustkit.experiments import draws, rows, store
-from robustkit.experiments.identity import Experiment, ExperimentError, Resolved, digest_of, parts_of, spec_of
+from robustkit.experiments.identity import Experiment, ExperimentError, parts_of, spec_of
 from robustkit.experiments.plan import channel_of
 from robustkit.experiments.rows import CLEAN, CLEAN_TRIAL
 from robustkit.experiments.tasks import ENCODE, Chunk, Group, Report
@@ -56,7 +56,8 @@ class Bench:
         self._schema = rows.schema(self.experiment.metrics)
         self.closed = False
         self._subject: Subject | None = None
-        self._resolved: Resolved | None = None
+        #: Of the subject: the codec's label, and what it is built with.
+        self._built: tuple[str, dict[str, Any]] | None = None
         self._draws: dict[Path, draws.Draws] = {}
         #: For streams while they are decoded.
         self._scratch = folder / WORK / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -72,22 +73,23 @@ class Bench:
     def _drop(self) -> None:
         if self._subject is not None:
             self._subject.close()
-        self._subject = self._resolved = None
+        self._subject = self._built = None
 
-    def subject(self, label: str) -> Subject:
-        """The codec, loaded; the one before is let go.
+    def subject(self, label: str, image: str) -> Subject:
+        """The codec as it is built for an image, loaded; the one before is let go.
 
         Raises:
             CodecUnavailable: it can't be loaded.
             ExperimentError: it is not what it was when the experiment began.
         """
-        if self._subject is not None and self._resolved is not None and self._resolved.entry.label == label:
+        resolved, plan = self.experiment.entry(label), self.experiment.plan
+        settings = resolved.settings(image)
+        if self._subject is not None and self._built == (label, settings):
             return self._subject
         self._drop()
-        resolved, plan = self.experiment.entry(label), self.experiment.plan
         first, *others = plan.metrics
         subject = Subject(
-            spec_of(resolved.entry),
+            spec_of(resolved.entry, settings),
             images={},
             directory=self._scratch,
             metric=first,
@@ -98,16 +100,15 @@ class Bench:
         )
         try:
             parts = parts_of(subject.workers, resolved.entry.settings)
-            if digest_of(parts) != resolved.digest:
-                other = [key for key in parts if parts[key] != resolved.parts.get(key)]
+            if other := resolved.differing(parts):
                 raise ExperimentError(
-                    f"{label} is not what it was when the experiment began, its {', '.join(other) or 'parts'} changed: "
+                    f"{label} is not what it was when the experiment began, its {', '.join(other)} changed: "
                     "put it back, or give --out another folder"
                 )
         except BaseException:
             subject.close()
             raise
-        self._subject, self._resolved = subject, resolved
+        self._subject, self._built = subject, (label, settings)
         return subject
 
     def take(self, label: str, image: str) -> Clean:
@@ -117,7 +118,7 @@ class Bench:
             CleanRoundTripFailed: it did not work, and neither did it a second time.
             ImageError: the image can't be read any more.
         """
-        subject = self.subject(label)
+        subject = self.subject(label, image)
         if list(subject.images) == [image] and subject.unsound is None:
             return subject.clean[image]
         picture = self.experiment.picture(image)
@@ -158,7 +159,7 @@ class Bench:
             RowsError: they can't be written.
             CodecUnavailable, ExperimentError, ImageError, ChannelError: see there.
         """
-        self.subject(chunk.entry)
+        self.subject(chunk.entry, chunk.groups[0].image)
         began = time.monotonic()
         made: list[dict[str, Any]] = []
         failed: dict[str, str] = {}
@@ -180,7 +181,7 @@ class Bench:
                 self.take(label, image)
             return
         found = self.take(label, image)
-        subject = self.subject(label)
+        subject = self.subject(label, image)
         for group in groups:
             if group.channel == CLEAN:
                 yield self._clean_row(label, found)
@@ -195,7 +196,7 @@ class Bench:
         return {
             "entry": label,
             "codec": resolved.name,
-            "settings": json.dumps(resolved.parts["settings"], sort_keys=True),
+            "settings": json.dumps(resolved.settings(found.image), sort_keys=True, default=os.fspath),
             "codec_digest": resolved.digest,
             "image": found.image,
             "image_digest": picture.digest,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.experiments import intervals, text
+from robustkit.experiments import TOLERANCE, intervals, text
 from robustkit.experiments.drawing import slug
 from robustkit.experiments.intervals import Summary
-from robustkit.experiments.rates import TOLERANCE, rates
+from robustkit.experiments.rates import rates
 from robustkit.experiments.results import CLEAN, Measure, Point, Results
 from robustkit.experiments.text import NO_VALUE, Table
 from robustkit.statistics import CONFIDENCE

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from robustkit import evalues
+from robustkit import evalues, quality
 from robustkit.errors import RobustkitError
 
 #: Evidence for each bound, so that both together hold at 95%: each fails with probability 1/40 at the most.
 NEEDED = 40.0
 #: Metrics that lie between 0 and the clean quality, but for noise above it.
-BOUNDED = ("psnr", "psnr-y", "ssim", "ms_ssim", "ms-ssim")
+BOUNDED = tuple(quality.METRICS[name].name for name in ("psnr", "psnr_y", "ssim", "ms_ssim"))
 _RULE = re.compile(r"(ci|failures)\s*=\s*([0-9.]+(?:e-?[0-9]+)?)\s*(dB)?", re.IGNORECASE)
 
 
@@ -87,7 +87,7 @@ class Until:
         """Raise UntilError where the rule can't be followed with ``metric``."""
         if self.kind != "ci":
             return
-        if metric not in BOUNDED:
+        if quality.canonical(metric) not in BOUNDED:
             raise UntilError(
                 f"until {self}: {metric} has no known bounds, so no interval of it holds after a stop: "
                 f"name {', '.join(BOUNDED)} first, or give failures=50"

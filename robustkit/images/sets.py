@@ -197,7 +197,7 @@ def _of_folder(folder: Path, tell: Callable[[str], None]) -> dict[str, Path]:
                 aside += 1
             else:
                 found[PurePosixPath(path.relative_to(folder)).as_posix()] = path
-    left = f"; {aside} other files left aside" if aside else ""
+    left = f"; {aside} other file{'s' if aside > 1 else ''} left aside" if aside else ""
     if not found:
         raise ImageError(f"no image in {folder}{left}: it needs files such as .png, .jpg, .webp, .ppm or .tif")
     if (recognised := _recognised(found)) is not None:

@@ -189,6 +189,12 @@ _WEIGHTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def canonical(name: str) -> str:
+    """The one spelling of a metric's name: of those computed here with underscores, any other as it is."""
+    own_name = name.replace("-", "_")
+    return own_name if own_name in _OWN else name
+
+
 class _Metrics(Mapping[str, Metric]):
     """Metrics by name. pyiqa, and with it torch, loads at the first question about any that is not computed here.
 
@@ -197,7 +203,7 @@ class _Metrics(Mapping[str, Metric]):
     """
 
     def __getitem__(self, name: str) -> Metric:
-        if (own_name := name.replace("-", "_")) in _OWN:
+        if (own_name := canonical(name)) in _OWN:
             return _OWN[own_name]
         if not _has_pyiqa():
             own = ", ".join(_OWN)
@@ -214,7 +220,7 @@ class _Metrics(Mapping[str, Metric]):
         return Metric(name, higher_is_better=better, weights=_WEIGHTS.get(name, ()))
 
     def __contains__(self, name: object) -> bool:
-        if isinstance(name, str) and name.replace("-", "_") in _OWN:
+        if isinstance(name, str) and canonical(name) in _OWN:
             return True
         return _has_pyiqa() and name in _configs()
 

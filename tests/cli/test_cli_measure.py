@@ -141,10 +141,7 @@ def test_another_metric_and_images_of_ones_own(codec):
     assert 'metric="ssim"' in done.stdout
     assert "clean ssim 1 at " in done.stdout
     assert "2 images, 36 trials of each" in done.stdout
-    assert (
-        "2 images in images; left aside: files that don't end as an image that Pillow reads here (notes.txt)"
-        in done.stderr
-    )
+    assert "2 images in images; 1 other file left aside" in done.stderr
     # Another crop has other pixels: none of the trials is taken for it.
     done = measure("--metric", "ssim", "--out", "p.toml", "--crop", "24", small=small)
     assert (
@@ -327,7 +324,7 @@ def test_what_can_not_be_checked_is_wrong_usage(codec):
         (["--channel", "bsc(ber=2)"], "ber"),
         (["--metric", "psnrr"], "psnr"),
         (["--metric", "ssim", "--crop", "8"], "ssim can't measure images of shape (8, 8, 3)"),
-        (["--images", "nowhere"], "nowhere is not a folder"),
+        (["--images", "nowhere"], "nowhere is not a folder: give a folder of image files, or one of skimage, kodak24"),
         (["--crop", "999"], "a crop of 999 does not fit"),
         (["--set", "level"], "KEY=VALUE"),
         (["--set", "nothing=1"], "nothing"),

@@ -11,7 +11,8 @@ from robustkit.experiments import plan as plans
 from robustkit.experiments import until
 from robustkit.experiments.draws import PublishedBSC
 from robustkit.experiments.plan import Entry, Plan, PlanError
-from robustkit.experiments.rows import SCHEMA
+from robustkit.experiments.rows import METRIC_FIELDS, SCHEMA
+from robustkit.quality import METRICS
 
 #: Experiments of robustkit's own.
 NAMED = Path(__file__).parents[2] / "experiments"
@@ -63,8 +64,31 @@ def test_the_paper_s_preset_is_the_published_grid():
     plan = plans.make(plans.preset("paper"))
     assert plan.channels == tuple(f"published-bsc(ber={ber})" for ber in ("1e-06", "1e-05", 0.0001, 0.001, 0.01, 0.1))
     assert plan.trials == 10
-    assert dict(plan.entries[0].settings) == {"bpp": 1.0, "truncated": "tolerate", "check_size": False}
+    assert dict(plan.entries[0].settings) == {
+        "bpp": 1.0,
+        "truncated": "tolerate",
+        "colours": "convert",
+        "check_size": False,
+    }
     assert dict(plan.entries[1].settings) == {"bpp": 1.0, "check_size": False}
+
+
+def test_a_metric_has_one_name_however_it_is_spelt():
+    plan = plans.make({**SAID, "metrics": ["psnr-y", "ms-ssim", "ms_ssim", "lpips-vgg?", "psnr_y"]})
+    assert plan.metrics == ("psnr_y", "ms_ssim", "lpips-vgg?")
+    assert [METRICS[name].name for name in plan.metrics[:2]] == ["psnr_y", "ms_ssim"]
+    assert METRIC_FIELDS["ms_ssim"].name == "ms_ssim"
+    assert plans.make({**SAID, "metrics": ["ms-ssim"], "until": "ci=0.01"}).rule
+
+
+def test_a_folder_that_is_called_like_a_set_is_given_with_its_place(tmp_path):
+    (tmp_path / "kodak24").mkdir()
+    file = tmp_path / "mine.toml"
+    text = 'codecs = ["png"]\nchannels = ["bsc(ber=1e-3)"]\nimages = "%s"\n'
+    file.write_text(text % "kodak24")
+    assert plans.make(plans.loaded(file)).images == "kodak24"
+    file.write_text(text % "./kodak24")
+    assert plans.make(plans.loaded(file)).images == str(tmp_path / "kodak24")
 
 
 def test_a_file_may_change_a_preset(tmp_path):
@@ -108,6 +132,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, text, said):
         ({"bers": [2]}, "ber = 2.0 is out of range"),
         ({"channels": ["bsk(ber=1e-3)"]}, "did you mean bsc"),
         ({"trials": 0}, "give 1 or more"),
+        ({"metrics": ["psnr?"]}, "the first one may not be left out"),
         ({"keep": ["best:3"]}, "write worst:3 or median:1"),
         ({"until": "ci=0.2"}, None),
         ({"until": "ci"}, "write ci=0.2dB"),
@@ -128,12 +153,12 @@ def test_what_can_t_be_is_said(change, said):
 
 def test_rates_label_the_codecs_that_they_are_set_on():
     plan = plans.make({**SAID, "codecs": [{"codec": "jpeg", "settings": {"quality": 3}}, "png"]})
-    assert plans.with_settings(plan, {"jpeg": 1.0}).entries == (
-        Entry("jpeg@1bpp", "jpeg", {"bpp": 1.0}),
+    assert plans.with_targets(plan, {"jpeg": 1.0}).entries == (
+        Entry("jpeg@1bpp", "jpeg", {}, 1.0),
         Entry("png", "png"),
     )
     with pytest.raises(PlanError, match="no codec of the experiment has that name: did you mean jpeg"):
-        plans.with_settings(plan, {"jpegs": 1.0})
+        plans.with_targets(plan, {"jpegs": 1.0})
 
 
 def test_a_point_has_enough_when_its_interval_is_narrow_and_no_sooner():

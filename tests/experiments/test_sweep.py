@@ -15,9 +15,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image as PillowImage
 
+from robustkit import quality
 from robustkit.cli import main
 from robustkit.experiments import identity, keep, merge, pictures, plan, rows, run, status, store, sweep
-from robustkit.images import photographs
+from robustkit.images import photographs, sets
+from robustkit.quality import MetricUnavailable
 
 SAID = {
     "codecs": ["jpeg", "png"],
@@ -93,7 +95,7 @@ def test_rows_say_what_was_run(undisturbed, images):
     assert {row["outcome"] for row in trials} >= {"intact", "degraded", "refused"}
     said = rows.metrics_of(store.read(undisturbed[0]))
     assert list(said) == ["psnr", "ssim"]
-    assert said["psnr"]["higher_is_better"]
+    assert said == {name: quality.METRICS[name].record() for name in said}
     # Each trial is what the codec's own subject makes of it alone.
     assert len({row["stream_digest"] for row in found}) == 4
 
@@ -233,17 +235,19 @@ def test_the_worst_and_the_median_trials_are_kept(undisturbed, experiment, image
         (["--codec", "jpeg", "--ber", "x"], "--ber x: that is no number"),
         (["--preset", "papers"], "no preset is named 'papers'"),
         (["--codec", "jpag", "--ber", "1e-3"], "did you mean jpeg"),
-        (["--codec", "jpeg", "--ber", "1e-3", "--images", "nowhere"], "neither a folder nor a named set"),
+        (["--codec", "jpeg", "--ber", "1e-3", "--images", "nowhere"], "nowhere is not a folder"),
+        (["--codec", "jpeg", "--ber", "1e-3", "--images", "kodak24"], "--allow-downloads"),
         (["--codec", "jpeg", "--ber", "1e-3", "--images", "."], "no image in"),
         (["--codec", "jpeg", "--ber", "1e-3", "--shard", "3/2"], "write I/N"),
         (["--codec", "jpeg", "--ber", "1e-3", "--until", "failures=1", "--shard", "1/2"], "exclude each other"),
         (["--codec", "jpeg", "--ber", "1e-3", "--set", "png:quality=1"], "not among the codecs"),
-        (["--codec", "jpeg", "--ber", "1e-3", "--target-bpp", "jpeg"], "write NAME=BPP"),
+        (["--codec", "jpeg", "--ber", "1e-3", "--target-bpp", "jpeg"], "write CODEC=BPP"),
         ([], "no codec"),
     ],
 )
 def test_wrong_usage_is_said(arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(sets.CACHE, str(tmp_path / "nothing"))
     assert said in cli("sweep", *arguments, "--out", tmp_path / "out", code=2).output
     assert not (tmp_path / "out").exists()
 
@@ -273,11 +277,51 @@ def test_images_are_found_by_their_numbers_and_read_when_they_are_needed(tmp_pat
     notes = []
     found = pictures.find(str(tmp_path), 8, notes.append)
     assert [picture.name for picture in found] == ["2.png", "10.png", "more/1.png"]
-    assert notes == [f"3 images in {tmp_path}; 1 other files left aside"]
+    assert notes == [f"3 images in {tmp_path}; 1 other file left aside"]
     assert found[0].load().shape == (8, 8, 3)
     PillowImage.new("RGB", (12, 9), (1, 2, 4)).save(tmp_path / "2.png")
     with pytest.raises(pictures.ImageError, match="has other pixels than when the experiment began"):
         found[0].load()
+
+
+def test_a_metric_that_may_be_left_out_is_said_where_it_can_t_run(wanted, experiment, images, monkeypatch):
+    asked, notes = plan.make({**SAID, "images": str(images), "metrics": ["psnr", "ssim", "lpips?"]}), []
+
+    def lacking(metric, image):
+        if metric == "lpips":
+            raise MetricUnavailable("it needs weights: FILE")
+
+    monkeypatch.setattr(quality, "check", lacking)
+    found, _ = identity.examine(asked, experiment.pictures, note=notes.append)
+    assert found.plan == wanted
+    assert notes == ["lpips is left out, it can't run here: it needs weights: FILE"]
+    with pytest.raises(MetricUnavailable):
+        identity.examine(plan.make({**SAID, "metrics": ["psnr", "lpips"]}), experiment.pictures)
+
+
+def test_downloads_are_for_images_and_metrics_and_only_where_they_are_allowed(images, monkeypatch):
+    fetched, allowed = [], []
+    find = sets.find
+
+    def finds(given, *, allow_downloads=False, note=None):
+        allowed.append(allow_downloads)
+        return find(given, note=note)
+
+    monkeypatch.setattr(sets, "find", finds)
+
+    def fetches(metric):
+        fetched.append(metric)
+        if metric == unreachable:
+            raise MetricUnavailable("no network")
+
+    monkeypatch.setattr(quality, "fetch", fetches)
+    flags = ("sweep", "--codec", "png", "--ber", "1e-3", "--images", images, "--metric", "psnr-y", "--metric", "ssim?")
+    unreachable = "ssim"
+    cli(*flags, "--dry-run")
+    cli(*flags, "--dry-run", "--allow-downloads")
+    assert (allowed, fetched) == ([False, True], ["psnr_y", "ssim"])
+    unreachable = "psnr_y"
+    assert "no network" in cli(*flags, "--dry-run", "--allow-downloads", code=1).output
 
 
 def test_a_plan_is_shown_with_what_can_t_run(tmp_path):
