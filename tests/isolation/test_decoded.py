@@ -79,3 +79,8 @@ def test_a_kind_s_detail_is_short():
 
 def test_by_default_a_decode_took_no_time():
     assert (Decoded(None, None).seconds, Decoded(None, None).message) == (0.0, "")
+
+
+def test_what_was_not_measured_cost_nothing():
+    decoded = Decoded(None, Outcome.REFUSED)
+    assert (decoded.seconds, decoded.processor, decoded.memory) == (0.0, 0.0, 0)

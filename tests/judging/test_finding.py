@@ -54,6 +54,15 @@ layout.payload-matters
 """
 
 
+def test_a_share_that_is_not_disproved_says_what_is_still_possible():
+    def word(verdict, declared):
+        return Finding("x", "degradation.corrupted", "", "", "", declared, verdict, {"high": 0.045}).word
+
+    assert word(Verdict.NOT_DISPROVED, "share at most 0") == "not disproved (up to 4.5%)"
+    assert word(Verdict.NOT_DISPROVED, "no gain beyond noise") == "not disproved"
+    assert word(Verdict.KEPT, "share at most 0") == "kept"
+
+
 def test_ids_stay():
     assert sorted(CLAIMS) == IDS.split()
 

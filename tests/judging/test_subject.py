@@ -10,6 +10,7 @@ import pytest
 from robustkit import Codec, DecodeError, EncodeError, ErrorPattern, Layout, Outcome, Profile, Promise, Region, quality
 from robustkit.channels import BSC, Burst
 from robustkit.isolation import Decoded, Limits
+from robustkit.judging.assess import Rule
 from robustkit.judging.effort import EFFORTS, FIRST
 from robustkit.judging.finding import ClaimError, Verdict
 from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject
@@ -151,6 +152,13 @@ def test_trials_stop_where_they_decide_and_are_the_same_with_any_effort(under_te
     assert len(near.trials(NOISE)) == FIRST
     assert len(near.promised_trials[NOISE]) == EFFORTS["quick"].trials
     assert {a.quantity: a.verdict for a in near.assessments}["refused"] is Verdict.UNPROVED
+
+
+def test_a_run_shares_its_error_among_all_that_is_promised(under_test):
+    subject = under_test()
+    # Five trials of each of two images are fewer than the effort has.
+    assert subject.rule == Rule.of(PROFILE, EFFORTS["quick"].trials)
+    assert subject.rule.findings > len(PROFILE.promises)
 
 
 def test_trials_are_seeded_and_run_once(under_test):
