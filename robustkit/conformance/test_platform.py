@@ -50,8 +50,7 @@ def test_one_ulp_does_not_desynchronise(sound_codec: Subject, claim: Claim) -> N
     if (worst := found.worst) is None:
         pytest.skip(f"nothing could be jittered: {found.undecided}")
     if worst.difference.match is not Match.DESYNCHRONISED and not found.operations:
-        claim.kept("no result of torch's is a float", declared, severity="1 ulp")
-        return
+        pytest.skip("no result of torch's is a float, and no other library's floats can be jittered")
     numbers = {
         "decodes": float(len(found.least)),
         "operations": float(found.operations),

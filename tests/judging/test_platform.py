@@ -107,6 +107,39 @@ def test_a_decoder_that_hangs_on_floats_is_found_and_a_sound_one_passes(tmp_path
     assert "robustkit exchange make" in done.stdout
 
 
+def test_where_torch_is_there_and_the_floats_are_not_its_own_nothing_is_said(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        dedent(
+            """
+            import numpy as np
+            import torch
+            from robustkit import Codec
+
+
+            class Aside(Codec):
+                name = "aside"
+                family = "test"
+
+                def encode(self, image):
+                    return bytes(image.shape[:2]) + image.tobytes()
+
+                def decode(self, bitstream):
+                    height, width, *rest = bitstream
+                    pixels = np.array(rest, np.uint8)
+                    found = np.exp(np.log(pixels + 1.0)) - 1
+                    return found.round().astype(np.uint8).reshape(height, width, 3)
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", str(CONFORMANCE / "test_platform.py"), "--codec", "mine:Aside", "-k", "ulp",
+         "--robustkit-crop=32", "-p", "no:cacheprovider", "-q", "-rs", f"--rootdir={tmp_path}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "no result of torch's is a float, and no other library's floats can be jittered" in done.stdout, done.stdout
+    assert "1 skipped" in done.stdout
+
+
 # -- which arithmetics there are ------------------------------------------------------------------------------
 
 
