@@ -340,7 +340,9 @@ def vulnerability(name: str, scan: Scan) -> Chart:
 
 def bar(value: float | None, most: float) -> Markup:
     """A small bar in a table's cell; nothing where there is no value."""
-    wide = 60 * min(1.0, max(0.0, value or 0.0) / most) if most > 0 else 0.0
+    if value is None:
+        return Markup("")
+    wide = 60 * min(1.0, max(0.0, value) / most) if most > 0 else 0.0
     inner = [element("rect", width=60, height=8, class_="track"), element("rect", width=wide, height=8, class_="bar")]
     return element("svg", *inner, viewBox="0 0 60 8", width=60, height=8, aria_hidden="true", focusable="false")
 

@@ -151,12 +151,26 @@ def _context(c: Certificate, kind: str, scan: Scan | None) -> dict[str, Any]:
     ]
     profile = shown.text(c.profile, PROFILE, lines=True)
     found["profile"] = Markup(escape(profile))
+    found["quality_rows"] = [
+        {
+            "result": result,
+            "trials": sum(result.outcomes.values()),
+            "promise": shown.promise(c.assessments, result.channel),
+        }
+        for result in c.channels[:CHANNELS]
+    ]
     found |= _outcomes(c)
     if scan is not None:
         most_lost = max((part.mean_drop for part in scan.regions if part.mean_drop is not None), default=0.0)
         found["map"] = charts.vulnerability("map-words", scan)
+        found["scan_unit"] = f" ({scan.metric_unit})" if scan.metric_unit else ""
         found["scan_parts"] = [
-            {"it": part, "bar": charts.bar(part.mean_drop, most_lost)} for part in found["scan_parts"]
+            {
+                "it": part,
+                "bar": charts.bar(part.mean_drop, most_lost),
+                "harmed": part.worst_bit is not None and bool(part.refused or part.failed or part.worst_drop),
+            }
+            for part in found["scan_parts"]
         ]
     return found
 
@@ -232,7 +246,7 @@ def _headline(c: Certificate, kind: str) -> str:
         return f"Certified{up_to}, for {found.estimand if found else 'these images'}"
     if kind == "report":
         return c.verdict.capitalize()
-    return f"Not certified: {c.verdict}" if c.verdict != Said.NOT_CERTIFIED else "Not certified"
+    return "Not certified"
 
 
 def _facts(c: Certificate) -> list[tuple[str, str]]:
@@ -275,14 +289,6 @@ def _ladders(c: Certificate) -> list[dict[str, Any]]:
                 "axis": axis,
                 "name": name,
                 "chart": charts.quality(name, title, axis, metric, placed, clean, up=up, proved=severity),
-                "rows": [
-                    {
-                        "result": result,
-                        "trials": sum(result.outcomes.values()),
-                        "promise": shown.promise(c.assessments, result.channel),
-                    }
-                    for result in results[: charts.POINTS]
-                ],
             }
         )
         if len(found) > LADDERS:
