@@ -163,7 +163,7 @@ def _context(c: Certificate, kind: str, scan: Scan | None) -> dict[str, Any]:
     if scan is not None:
         most_lost = max((part.mean_drop for part in scan.regions if part.mean_drop is not None), default=0.0)
         found["map"] = charts.vulnerability("map-words", scan)
-        found["scan_unit"] = f" ({scan.metric_unit})" if scan.metric_unit else ""
+        found["scan_unit"] = f", losses in {scan.metric_unit}" if scan.metric_unit else ""
         found["scan_parts"] = [
             {
                 "it": part,
@@ -240,13 +240,11 @@ def _status(c: Certificate, kind: str) -> str:
 
 
 def _headline(c: Certificate, kind: str) -> str:
-    if c.certified:
+    if c.certified and kind == "certificate":
         found = shown.leading(c)
         up_to = "" if found is None else f" up to {shown.highest(found)} ({found.ladder})"
         return f"Certified{up_to}, for {found.estimand if found else 'these images'}"
-    if kind == "report":
-        return c.verdict.capitalize()
-    return "Not certified"
+    return c.sentence if kind == "report" else "Not certified"
 
 
 def _facts(c: Certificate) -> list[tuple[str, str]]:
