@@ -275,10 +275,10 @@ def _facts(c: Certificate) -> list[tuple[str, str]]:
 def _ladders(c: Certificate) -> list[dict[str, Any]]:
     clean, up = shown.clean_quality(c), 1 if c.higher_is_better else -1
     metric = shown.with_unit(c.metric, f"({c.metric_unit})" if c.metric_unit else "")
-    proved = {s.channel: s.highest for s in c.certified_severities if s.channel is not None}
+    proved = {s.channel: s.highest for s in c.certified_severities if s.estimand == "these images"}
     found = []
     for index, (title, axis, results) in enumerate(shown.ladders(c.channels)):
-        severity = next((proved[r.channel] for r in results if r.channel in proved), None)
+        severity = max((s for r in results if (s := proved.get(r.channel)) is not None), default=None)
         name = f"quality-{index}"
         placed = charts.points(results, c.assessments, clean, up)
         found.append(
