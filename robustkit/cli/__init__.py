@@ -28,6 +28,7 @@ from robustkit.cli import (
     status,
     statuses,
     sweep,
+    verify,
 )
 
 __all__ = ["main"]
@@ -67,6 +68,6 @@ def main() -> None:
 
 for _room in (
     *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export, figures, choose),
-    *(exchange, replay, statuses, calibrate),
+    *(exchange, replay, statuses, calibrate, verify),
 ):
     main.add_command(_room.command)
