@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from robustkit import quality
-from robustkit.certificates import trials
+from robustkit.certificates import follows, trials
 from robustkit.certificates.model import Assessed, Certificate, CertificateError, Photograph, TrialRow
 from robustkit.certificates.reading import Presented, shown
 from robustkit.certificates.said import Part, State
@@ -23,7 +23,6 @@ from robustkit.channels import Channel, ChannelError, parse
 from robustkit.judging import assess
 from robustkit.judging.assess import Assessment, Rule
 from robustkit.judging.effort import EFFORTS
-from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
@@ -46,7 +45,7 @@ def intact(found: Presented) -> Part:
             result follows from the figures.
     """
     certificate, rows = found.certificate, found.rows
-    wrong = [*_digests(certificate), *_verdict(certificate)]
+    wrong = list(_digests(certificate))
     promised: Profile | None = None
     metric: Metric | None = None
     untold = ""
@@ -62,6 +61,7 @@ def intact(found: Presented) -> Part:
     missing = [channel for channel in given if channel not in certificate.corpus.channels]
     if missing:
         wrong.append(f"{missing[0]} is promised, and the corpus does not have it")
+    wrong += [*follows.verdict(certificate, promising=bool(given)), *follows.claims(certificate)]
     if metric is not None and metric.higher_is_better != certificate.higher_is_better:
         wrong.append(f"the direction of {certificate.metric} is turned round")
     if rows is None:
@@ -76,7 +76,7 @@ def intact(found: Presented) -> Part:
         judged = [_trial(certificate, row, channels[row.channel]) for row in rows]
         # Somebody's numbers may be as large as they like.
         with np.errstate(all="ignore"):
-            wrong += _outcomes(certificate, rows, channels)
+            wrong += [*_outcomes(certificate, rows, channels), *follows.failures(certificate, rows)]
             if promised is not None and metric is not None and not missing:
                 wrong += _assessments(certificate, promised, judged)
             elif promised is None and certificate.profile == "" and certificate.assessments:
@@ -108,16 +108,6 @@ def profile_of(certificate: Certificate) -> Profile | None:
 def _digests(certificate: Certificate) -> Iterator[str]:
     if hashlib.sha256(certificate.profile.encode()).hexdigest() != certificate.profile_sha256 and certificate.profile:
         yield "the profile is not the one that its digest is of: edited"
-
-
-def _verdict(certificate: Certificate) -> Iterator[str]:
-    if certificate.certified == bool(certificate.blockers):
-        yield "certified and blocked at once" if certificate.certified else "not certified, and nothing blocks it"
-    worst = [line.claim for line in certificate.lines if line.verdict in (Verdict.BROKEN, Verdict.BLOCKED)]
-    if worst and certificate.certified:
-        yield f"certified, although claim {shown(worst[0])} is broken"
-    if certificate.counterexamples and certificate.certified:
-        yield "certified, although a counterexample is listed"
 
 
 def _channels(certificate: Certificate) -> tuple[dict[str, Channel], list[str]]:

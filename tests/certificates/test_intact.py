@@ -13,6 +13,7 @@ from small_certificate import SEED, make, rewrite
 from robustkit import quality
 from robustkit.certificates import trials
 from robustkit.certificates.intact import intact
+from robustkit.certificates.model import Line
 from robustkit.certificates.reading import read
 from robustkit.certificates.said import State
 
@@ -169,6 +170,10 @@ def test_better_rows_change_the_figures(copy):
     ("changes", "says"),
     [
         ({"certified": True}, "certified and blocked at once"),
+        ({"certified": True, "blockers": ()}, "certified, although its claims come to 'not certified'"),
+        ({"verdict": "conforms"}, "its verdict is 'conforms', and its claims come to 'not certified'"),
+        ({"verdict": "does not conform"}, "its verdict is 'does not conform', and its claims come to"),
+        ({"verdict": "fine"}, "its verdict is 'fine', which is none"),
         ({"blockers": ()}, "not certified, and nothing blocks it"),
         ({"higher_is_better": False}, "the direction of psnr is turned round"),
     ],
@@ -199,3 +204,53 @@ def test_a_metric_that_is_not_known_here_is_told_from_one_that_is_not_installed(
     part = intact(read(copy))
     assert part.state is State.UNTOLD
     assert part.said.startswith("not all can be told here: metric 'lpips'")
+
+
+def of(assessment, claim="degradation.quality", **changes):
+    """The line that the suite makes of an assessment."""
+    return Line(
+        **{
+            "claim": claim,
+            "title": claim,
+            "severity": assessment.severity,
+            "measured": assessment.measured,
+            "declared": assessment.declared,
+            "verdict": assessment.verdict,
+            **changes,
+        }
+    )
+
+
+def quality_lines(found):
+    return [of(one) for one in found.assessments if one.quantity in ("mean_drop", "p5_drop")]
+
+
+def test_a_claim_that_follows_from_its_assessments_is_intact(copy):
+    rewrite(copy, lambda found: replace(found, lines=(*found.lines, *quality_lines(found))))
+    assert intact(read(copy)).state is State.RIGHT
+
+
+def test_a_claim_that_does_not_follow_from_its_assessments_is_named(copy):
+    def better(found):
+        lines = quality_lines(found)
+        return replace(found, lines=(*found.lines, replace(lines[0], measured="mean drop 0.01"), *lines[1:]))
+
+    rewrite(copy, better)
+    found = wrong(copy)
+    assert "claim degradation.quality, bsc(ber=0.0005): " in found[0]
+    assert found[0].endswith("mean drop 0.01: no assessment says so")
+    assert "no line has its assessment" in found[1]
+
+
+def test_a_line_that_was_left_out_is_named(copy):
+    rewrite(copy, lambda found: replace(found, lines=(*found.lines, *quality_lines(found)[1:])))
+    assert len(wrong(copy)) == 1
+
+
+def test_a_failing_trial_breaks_a_claim(copy):
+    rows = rows_of(copy)
+    at = next(i for i, row in enumerate(rows) if row.outcome == "refused")
+    rows[at] = replace(rows[at], outcome="crashed", failure="crashed: died of SIGSEGV")
+    kept = Line("decode.survives.trials", "trials", "", "0 of 32 trials", "no failure", "kept")
+    rewrite(copy, lambda found: replace(found, lines=(*found.lines, kept)), rows=rows)
+    assert "claim decode.survives.trials is kept, and 1 trials failed" in wrong(copy)
