@@ -30,6 +30,7 @@ from robustkit.cli import (
     status,
     statuses,
     sweep,
+    verify,
 )
 
 __all__ = ["main"]
@@ -69,6 +70,6 @@ def main() -> None:
 
 for _room in (
     *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export, figures, choose),
-    *(lock, certify, exchange, replay, statuses, calibrate),
+    *(lock, certify, verify, exchange, replay, statuses, calibrate),
 ):
     main.add_command(_room.command)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -28,6 +29,8 @@ from robustkit.spelling import json_value
 
 VERSION = 1
 SUFFIX = ".replay.json"
+#: Bytes of the largest replay file and of the largest stream that are read, and how many a folder may hold.
+LARGEST, LARGEST_STREAM, MOST = 1 << 26, 1 << 28, 10_000
 
 
 class ReplayError(RobustkitError, ValueError):
@@ -78,6 +81,51 @@ class Replayed:
     outcome: Outcome
     message: str
     same: bool
+
+
+class Shown(StrEnum):
+    """What replaying a stored failure shows."""
+
+    FIXED = "fixed"  #: it came then, and does not now
+    FAILED = "failed"  #: it comes again, or another failure does
+    UNTOLD = "can't tell"  #: what was wrong does not show in an outcome: a loss of quality, or of time
+
+
+def shown(then: Outcome, now: Outcome) -> Shown:
+    """Whether a stored failure is fixed, as far as outcomes tell.
+
+    Args:
+        then: the stored outcome.
+        now: that of decoding the same stream again.
+    """
+    if now.failure:
+        return Shown.FAILED
+    if then.failure:
+        return Shown.FIXED
+    if now is Outcome.REFUSED:
+        # Too many were refused, or one that was no more than degraded now is: neither is better.
+        return Shown.FAILED if then is Outcome.REFUSED else Shown.UNTOLD
+    if now is Outcome.INTACT and then is not Outcome.INTACT:
+        return Shown.FIXED
+    return Shown.FIXED if then is Outcome.REFUSED else Shown.UNTOLD
+
+
+def stored_in(folder: Path) -> list[Path]:
+    """The replay files in a folder and those below it, in the order of their paths; links are not followed.
+
+    Raises:
+        ReplayError: there are more than :data:`MOST`, or the folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ReplayError(f"{error.filename} can't be read: {error.strerror}") from error
+
+    found = []
+    for place, _, names in os.walk(folder, onerror=refuse):
+        found += [Path(place, name) for name in names if name.endswith(SUFFIX) and name != SUFFIX]
+        if len(found) > MOST:
+            raise ReplayError(f"{folder} has more than {MOST} replay files: name a folder in it")
+    return sorted(found)
 
 
 def save_replay(path: str | Path, replay: Replay) -> Path:
@@ -136,8 +184,10 @@ def load_replay(path: str | Path) -> Replay:
     """
     path = Path(path)
     try:
-        data = json_value(path.read_text(encoding="utf-8"))
+        data = json_value(_bytes(path, LARGEST).decode("utf-8"))
     except (OSError, ValueError) as error:
+        if isinstance(error, ReplayError):
+            raise
         raise ReplayError(f"{path} is no replay file: {error}") from error
     fields = _Fields(path, data)
     version = fields.take("version", int)
@@ -147,8 +197,10 @@ def load_replay(path: str | Path) -> Replay:
     if not name or PurePath(name).name != name or "\\" in name or "\0" in name:
         raise ReplayError(f"{path}: stream = {name!r} must be the name of a file beside it")
     try:
-        bitstream = path.with_name(name).read_bytes()
+        bitstream = _bytes(path.with_name(name), LARGEST_STREAM)
     except (OSError, ValueError) as error:
+        if isinstance(error, ReplayError):
+            raise
         raise ReplayError(f"{path}: its stream is gone: {error}") from error
     target, limits = fields.table("target"), fields.table("limits")
     shape = fields.numbers("shape", optional=True)
@@ -203,6 +255,22 @@ def run_replay(replay: Replay) -> Replayed:
             if said is not None:
                 outcome, message = Outcome.UNSTABLE, f"decoded again in another process: {said}"
     return Replayed(outcome, message, outcome is replay.outcome)
+
+
+def _bytes(file: Path, most: int) -> bytes:
+    """What a plain file holds.
+
+    Raises:
+        ReplayError: it is a link, a device or a pipe, or larger than ``most`` bytes.
+        OSError: it can't be read.
+    """
+    if file.is_symlink() or (file.exists() and not (file.is_file() or file.is_dir())):
+        raise ReplayError(f"{file} is a link, or no plain file: put the file itself there")
+    with file.open("rb") as opened:
+        data = opened.read(most + 1)
+    if len(data) > most:
+        raise ReplayError(f"{file} is larger than {most >> 20} MiB")
+    return data
 
 
 def _claim(fields: _Fields) -> str:

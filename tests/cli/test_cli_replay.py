@@ -14,11 +14,11 @@ from robustkit.patterns import ErrorPattern
 from robustkit.registry import CodecSpec, Target
 
 
-def stored(stream, outcome, *, spec=None, pattern=None, clean=None, message="then", **more):
+def stored(stream, outcome, *, spec=None, pattern=None, clean=None, message="then", name="case", **more):
     spec = spec or CodecSpec("jpeg", Target("robustkit.codecs.jpeg", "Jpeg"), {})
     damaged = stream if pattern is None else pattern.apply(stream)
     return save_replay(
-        "case.replay.json",
+        f"{name}.replay.json",
         Replay(spec, damaged, outcome, message, shape=(64, 64), pattern=pattern, clean=clean, **more),
     )
 
@@ -72,3 +72,65 @@ def test_replay_of_no_replay_file_exits_with_1(here):
 def test_replay_of_a_codec_that_is_gone_exits_with_1(stream):
     spec = CodecSpec("gone:Codec", Target("a_module_that_is_gone", "Codec"), {})
     assert "a_module_that_is_gone" in cli("replay", stored(stream, Outcome.REFUSED, spec=spec), status=1).stderr
+
+
+GONE = CodecSpec("gone:Codec", Target("a_module_that_is_gone", "Codec"), {})
+
+
+def test_a_folder_of_failures_is_replayed_each_fixed_failed_or_impossible_to_run(stream, here):
+    stored(stream, Outcome.CRASHED, name="all/a/mended")
+    module(here, "raising", BROKEN.format(encode="EncodeError('no')", decode="raise KeyError(bitstream[0])"))
+    spec = CodecSpec("raising:Broken", Target("raising", "Broken"), {})
+    stored(stream, Outcome.RAISED, spec=spec, name="all/b/still")
+    stored(stream, Outcome.RAISED, spec=GONE, name="all/gone")
+    (here / "all" / "torn.replay.json").write_text("{")
+    result = cli("replay", "all", status=1)
+    lines = result.stdout.splitlines()
+    assert lines[0].split(maxsplit=1)[1].startswith("a/mended.replay.json: crashed then, degraded now")
+    assert [line.split("  ")[0].strip() for line in lines[:-1]] == ["fixed", "failed", "can't run", "can't run"]
+    assert "raised then, raised now: KeyError" in lines[1]
+    assert "a_module_that_is_gone" in lines[2]
+    assert "torn.replay.json is no replay file" in lines[3]
+    assert lines[-1] == "4 stored failures: 1 fixed, 1 failed, 2 can't run"
+
+
+def test_a_folder_is_fine_only_when_every_failure_is_fixed(stream, here):
+    stored(stream, Outcome.CRASHED, name="one/mended")
+    assert cli("replay", "one").stdout.endswith("1 stored failure: 1 fixed\n")
+    stored(stream, Outcome.RAISED, spec=GONE, name="one/gone")
+    assert cli("replay", "one", status=3).stdout.endswith("2 stored failures: 1 fixed, 1 can't run\n")
+    # Named on the command line, no file decides what is imported.
+    assert cli("replay", "one", "--codec", "jpeg").stdout.endswith("2 stored failures: 2 fixed\n")
+
+
+def test_a_loss_of_quality_does_not_show_in_an_outcome(stream, here):
+    stored(stream, Outcome.DEGRADED, name="lost/a")
+    assert cli("replay", "lost", status=3).stdout.endswith("1 stored failure: 1 can't tell\n")
+
+
+def test_a_folder_without_failures_is_no_success(here):
+    (here / "empty").mkdir()
+    assert "nothing was replayed" in cli("replay", "empty", status=5).stderr
+
+
+def test_what_lies_behind_links_is_not_replayed(stream, here):
+    stored(stream, Outcome.CRASHED, name="elsewhere/a")
+    (here / "links").mkdir()
+    (here / "links" / "folder").symlink_to(here / "elsewhere")
+    (here / "links" / "b.replay.json").symlink_to(here / "elsewhere" / "a.replay.json")
+    text = (here / "elsewhere" / "a.replay.json").read_text()
+    (here / "links" / "c.replay.json").write_text(text)
+    (here / "links" / "a.bin").symlink_to("/dev/zero")
+    result = cli("replay", "links", status=3)
+    assert result.stdout.count("is a link") == 2
+    assert result.stdout.endswith("2 stored failures: 2 can't run\n")
+
+
+def test_what_a_file_says_steers_no_terminal(stream, here):
+    spec = CodecSpec("jpeg\x1b[2J", Target("robustkit.codecs.jpeg", "Jpeg"), {})
+    path = stored(stream, Outcome.CRASHED, spec=spec, message="\x1b]0;title\x07")
+    assert "\x1b" not in cli("replay", path, status=1).stdout
+
+
+def test_settings_without_a_codec_are_wrong_usage(stream, here):
+    assert "--set needs --codec" in cli("replay", stored(stream, Outcome.REFUSED), "--set", "q=1", status=2).stderr

@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustkit.isolation import Limits, fingerprint
-from robustkit.judging.replay import Replay, ReplayError, load_replay, run_replay, save_replay
+from robustkit.judging import replay as module
+from robustkit.judging.replay import (
+    Replay,
+    ReplayError,
+    Shown,
+    load_replay,
+    run_replay,
+    save_replay,
+    shown,
+    stored_in,
+)
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
 from robustkit.registry import CodecSpec, Target
@@ -192,3 +202,33 @@ def test_the_codec_is_found_where_it_was(tmp_path, monkeypatch):
     assert (found.outcome, found.message, found.same) == (Outcome.REFUSED, "as before", True)
     assert str(folder) in sys.path
     assert str(tmp_path / "gone") not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        (Outcome.CRASHED, Outcome.CRASHED, Shown.FAILED),
+        (Outcome.CRASHED, Outcome.RAISED, Shown.FAILED),
+        (Outcome.CRASHED, Outcome.REFUSED, Shown.FIXED),
+        (Outcome.UNSTABLE, Outcome.DEGRADED, Shown.FIXED),
+        (Outcome.DEGRADED, Outcome.INTACT, Shown.FIXED),
+        (Outcome.DEGRADED, Outcome.DEGRADED, Shown.UNTOLD),
+        (Outcome.DEGRADED, Outcome.REFUSED, Shown.UNTOLD),
+        (Outcome.DEGRADED, Outcome.HUNG, Shown.FAILED),
+        (Outcome.REFUSED, Outcome.REFUSED, Shown.FAILED),
+        (Outcome.REFUSED, Outcome.DEGRADED, Shown.FIXED),
+        (Outcome.INTACT, Outcome.INTACT, Shown.UNTOLD),
+    ],
+)
+def test_outcomes_tell_what_is_fixed(then, now, says):
+    assert shown(then, now) is says
+
+
+def test_no_more_is_read_than_a_replay_file_has(tmp_path, monkeypatch):
+    path = save_replay(tmp_path / "a.replay.json", BARE)
+    monkeypatch.setattr(module, "LARGEST", 20)
+    with pytest.raises(ReplayError, match="larger than 0 MiB"):
+        load_replay(path)
+    monkeypatch.setattr(module, "MOST", 0)
+    with pytest.raises(ReplayError, match="more than 0 replay files"):
+        stored_in(tmp_path)

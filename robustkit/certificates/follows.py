@@ -1,0 +1,80 @@
+"""What a certificate says of claims, held against its own figures: a finding follows from assessments, a verdict from
+findings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from robustkit.certificates.model import Certificate, CertificateError, TrialRow
+from robustkit.certificates.reading import shown
+from robustkit.certificates.statement import finding
+from robustkit.judging.finding import Said, Verdict, run_verdict
+from robustkit.outcome import Outcome
+
+#: By claim, the quantities that its lines are of, as the suite puts them there.
+_QUANTITIES = {
+    "degradation.quality": ("mean_drop", "p5_drop", "catastrophes"),
+    "degradation.corrupted": ("corrupted",),
+    "degradation.refused": ("refused",),
+    "degradation.monotone": ("gain",),
+}
+#: Verdicts that a run has if, and only if, its findings come to them.
+_EXACT = {Said.CONFORMS, Said.NO_PROMISES, Said.BROKEN}
+_SURVIVES = "decode.survives.trials"
+#: What a line may say of an assessment; a waived one is broken.
+_JUDGED = (Verdict.KEPT, Verdict.NOT_DISPROVED, Verdict.UNPROVED, Verdict.BROKEN)
+
+
+def claims(certificate: Certificate) -> Iterator[str]:
+    """Lines that the assessments don't say, and assessments that no line has, by claim."""
+    for claim, quantities in _QUANTITIES.items():
+        here = [line for line in certificate.lines if line.claim == claim]
+        lines = Counter(
+            (line.severity, shown(line.measured), Verdict.BROKEN if line.verdict == Verdict.WAIVED else line.verdict)
+            for line in here
+            if line.verdict in (*_JUDGED, Verdict.WAIVED)
+        )
+        if not lines:
+            # Left out, or it could not be checked: the verdict knows.
+            continue
+        true = Counter(
+            (one.severity, shown(one.measured), one.verdict)
+            for one in certificate.assessments
+            if one.quantity in quantities and one.verdict in _JUDGED
+        )
+        for severity, measured, verdict in (lines - true).elements():
+            yield f"claim {claim}, {shown(severity)}: {verdict!s}, {measured}: no assessment says so"
+        for severity, measured, verdict in (true - lines).elements():
+            yield f"claim {claim}, {shown(severity)}: no line has its assessment: {verdict!s}, {measured}"
+
+
+def failures(certificate: Certificate, rows: Sequence[TrialRow]) -> Iterator[str]:
+    """That no trial failed, said although one did."""
+    failed = [row for row in rows if Outcome(row.outcome).failure]
+    said = {line.verdict for line in certificate.lines if line.claim == _SURVIVES}
+    if failed and said and said <= {Verdict.KEPT, Verdict.NOTED}:
+        yield f"claim {_SURVIVES} is kept, and {len(failed)} trials failed"
+
+
+def verdict(certificate: Certificate, *, promising: bool) -> Iterator[str]:
+    """What the certificate as a whole says, and the findings don't.
+
+    A run may say less than its findings do, of a looser profile for instance, and never more.
+    """
+    if certificate.certified == bool(certificate.blockers):
+        yield "certified and blocked at once" if certificate.certified else "not certified, and nothing blocks it"
+    if certificate.counterexamples and certificate.certified:
+        yield "certified, although a counterexample is listed"
+    try:
+        findings = [finding(certificate, line) for line in certificate.lines]
+    except CertificateError as error:
+        yield shown(error, 200)
+        return
+    found = run_verdict(certificate.codec, findings, promising=promising)
+    if certificate.verdict not in list(Said):
+        yield f"its verdict is {shown(certificate.verdict)!r}, which is none"
+    elif certificate.verdict != found.said and {certificate.verdict, found.said} & _EXACT:
+        yield f"its verdict is {certificate.verdict!r}, and its claims come to {str(found.said)!r}"
+    if certificate.certified and not found.good:
+        yield f"certified, although its claims come to {str(found.said)!r}"

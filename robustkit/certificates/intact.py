@@ -1,0 +1,314 @@
+"""Whether a certificate holds together: its digests, its rows of trials, and every figure that follows from them.
+
+Whoever changes a figure must change the rows, and whoever changes the rows must change what the codec did; the former
+is found here, the latter by running trials again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from robustkit import quality
+from robustkit.certificates import follows, trials
+from robustkit.certificates.model import Assessed, Certificate, CertificateError, Photograph, TrialRow
+from robustkit.certificates.reading import Presented, shown
+from robustkit.certificates.said import Part, State
+from robustkit.channels import Channel, ChannelError, parse
+from robustkit.judging import assess
+from robustkit.judging.assess import Assessment, Rule
+from robustkit.judging.effort import EFFORTS
+from robustkit.judging.trial import Trial
+from robustkit.outcome import Outcome
+from robustkit.patterns import ErrorPattern
+from robustkit.profile import Profile, ProfileError
+from robustkit.quality import Metric, MetricUnavailable, UnknownMetric
+
+#: Of each kind of fault so many are named.
+_NAMED = 3
+#: Figures that were added up in another order.
+_CLOSE = 1e-9
+#: No trial has such a number.
+_MOST_ROUNDS = 1 << 20
+
+
+def intact(found: Presented) -> Part:
+    """Whether the digests, the rows and the figures agree.
+
+    Args:
+        found: as :func:`robustkit.certificates.reading.read` gives it, which has checked the schema and that the test
+            result follows from the figures.
+    """
+    certificate, rows = found.certificate, found.rows
+    wrong = list(_digests(certificate))
+    promised: Profile | None = None
+    metric: Metric | None = None
+    untold = ""
+    try:
+        promised, metric = profile_of(certificate), quality.METRICS[certificate.metric]
+    except CertificateError as error:
+        wrong.append(str(error))
+    except UnknownMetric:
+        wrong.append(f"metric {shown(certificate.metric)!r} is unknown to this robustkit")
+    except MetricUnavailable as error:
+        untold = f"not all can be told here: {shown(error, 200)}"
+    given = [] if promised is None else [str(promise.channel) for promise in promised.promises]
+    missing = [channel for channel in given if channel not in certificate.corpus.channels]
+    if missing:
+        wrong.append(f"{missing[0]} is promised, and the corpus does not have it")
+    wrong += [*follows.verdict(certificate, promising=bool(given)), *follows.claims(certificate)]
+    if metric is not None and metric.higher_is_better != certificate.higher_is_better:
+        wrong.append(f"the direction of {certificate.metric} is turned round")
+    if rows is None:
+        state = State.WRONG if wrong else State.UNTOLD
+        return Part("intact", state, f"statements alone: {trials.FILE} is not here", tuple(wrong))
+    channels, faults = _channels(certificate)
+    wrong += faults
+    of_rows = [*_root(certificate, rows), *_rows(certificate, rows)]
+    wrong += of_rows
+    if not faults and not of_rows:
+        # Of rows that can't be right no figure follows.
+        judged = [_trial(certificate, row, channels[row.channel]) for row in rows]
+        # Somebody's numbers may be as large as they like.
+        with np.errstate(all="ignore"):
+            wrong += [*_outcomes(certificate, rows, channels), *follows.failures(certificate, rows)]
+            if promised is not None and metric is not None and not missing:
+                wrong += _assessments(certificate, promised, judged)
+            elif promised is None and certificate.profile == "" and certificate.assessments:
+                wrong.append("assessments of promises, and no profile that has any")
+    notes = _unchecked(found)
+    if wrong:
+        what = f"{len(wrong)} thing{'s' if len(wrong) > 1 else ''} wrong"
+        return Part("intact", State.WRONG, f"no: {what}", tuple(wrong), notes)
+    if untold:
+        return Part("intact", State.UNTOLD, untold, (), notes)
+    said = f"yes: schema, digests, Merkle root over {len(rows)} trials, and the figures follow from them"
+    return Part("intact", State.RIGHT, said, (), notes)
+
+
+def profile_of(certificate: Certificate) -> Profile | None:
+    """The promises, ``None`` where there are none.
+
+    Raises:
+        CertificateError: they are no profile.
+    """
+    if not certificate.profile:
+        return None
+    try:
+        return Profile.from_mapping(tomllib.loads(certificate.profile))
+    except (ValueError, ProfileError, RecursionError) as error:
+        raise CertificateError(f"the profile can't be read: {shown(error, 200)}") from error
+
+
+def _digests(certificate: Certificate) -> Iterator[str]:
+    if hashlib.sha256(certificate.profile.encode()).hexdigest() != certificate.profile_sha256 and certificate.profile:
+        yield "the profile is not the one that its digest is of: edited"
+
+
+def _channels(certificate: Certificate) -> tuple[dict[str, Channel], list[str]]:
+    """The channels of the corpus by their names, and what is wrong with them."""
+    found, wrong = {}, []
+    for name in certificate.corpus.channels:
+        try:
+            channel = parse(name)
+        except ChannelError as error:
+            wrong.append(f"channel {shown(name)!r} of the corpus: {shown(error, 200)}")
+            continue
+        if str(channel) != name:
+            wrong.append(f"channel {shown(name)!r} of the corpus is spelt {channel}")
+        found[name] = channel
+    if len(set(certificate.corpus.channels)) != len(certificate.corpus.channels):
+        wrong.append("the corpus has a channel twice")
+    if len({image.name for image in certificate.corpus.images}) != len(certificate.corpus.images):
+        wrong.append("the corpus has two images of one name")
+    return found, wrong
+
+
+def _root(certificate: Certificate, rows: Sequence[TrialRow]) -> Iterator[str]:
+    if len(rows) != certificate.trials_count:
+        some = "missing" if len(rows) < certificate.trials_count else "too many"
+        gap = abs(certificate.trials_count - len(rows))
+        yield f"{gap} row{'s' if gap > 1 else ''} {some}: {len(rows)} of {certificate.trials_count} trials are there"
+    try:
+        ordered = trials.ordered(rows, certificate.corpus.channels)
+    except CertificateError as error:
+        yield shown(error, 300)
+        return
+    if ordered != tuple(rows):
+        yield "the rows stand in another order than a certificate's"
+    if trials.root(rows) != certificate.trials_root:
+        yield "the rows are not those that the certificate was made of: another Merkle root"
+
+
+def _rows(certificate: Certificate, rows: Sequence[TrialRow]) -> list[str]:
+    """What is wrong with single rows, the first few of each kind."""
+    images = {image.name: image for image in certificate.corpus.images}
+    faults: dict[str, list[str]] = {}
+    rounds: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        for fault in _row(certificate, row, images.get(row.image)):
+            faults.setdefault(fault, []).append(f"{row.channel}, {row.image}, trial {row.number}")
+        # Sorted by number: the next one of its image must be the number of those before.
+        if row.number != rounds[row.channel, row.image]:
+            faults.setdefault("a trial before it is missing", []).append(
+                f"{row.channel}, {row.image}, trial {row.number}"
+            )
+        rounds[row.channel, row.image] += 1
+    wrong = [f"{fault}: {_some(where)}" for fault, where in faults.items()]
+    for channel in certificate.corpus.channels:
+        counts = {name: rounds[channel, name] for name in images}
+        if len(set(counts.values())) > 1:
+            least = min(counts, key=lambda name: counts[name])
+            wrong.append(f"a row is missing: {shown(channel)} has fewer trials of {shown(least)} than of other images")
+    if rows and max(rounds.values()) > certificate.corpus.rounds:
+        wrong.append(f"more trials of an image than the corpus allows: {max(rounds.values())}")
+    return wrong
+
+
+def _row(certificate: Certificate, row: TrialRow, image: Photograph | None) -> Iterator[str]:
+    if image is None:
+        yield "a trial of an image that is not in the corpus"
+        return
+    if row.seed != certificate.corpus.seed:
+        yield f"a row from another seed than {certificate.corpus.seed}"
+    if not 0 <= row.number < _MOST_ROUNDS or row.flips < 0:
+        yield "a row with a negative or a senseless number"
+    try:
+        outcome = Outcome(row.outcome)
+    except ValueError:
+        yield "an outcome that there is not"
+        return
+    numbers = (row.quality, row.drop, row.pixels)
+    if any((value is not None) != outcome.has_image for value in numbers):
+        yield f"a row of outcome {outcome} with the figures of another"
+        return
+    if (row.failure is not None) != outcome.failure:
+        yield f"a row of outcome {outcome} with another's failure"
+    if outcome.has_image and (row.pixels == image.pixels) != (outcome is Outcome.INTACT):
+        yield f"a row of outcome {outcome} whose pixels say otherwise"
+    if row.stream == image.stream and outcome is not Outcome.INTACT:
+        yield "a row with the clean stream, which is not intact"
+    if row.quality is not None and row.drop is not None:
+        lost = image.quality - row.quality if certificate.higher_is_better else row.quality - image.quality
+        if not _close(lost, row.drop):
+            yield "a row whose drop is not the clean quality less its own"
+
+
+def _some(where: Sequence[str]) -> str:
+    more = f" and {len(where) - _NAMED} more" if len(where) > _NAMED else ""
+    return shown("; ".join(where[:_NAMED]), 300) + more
+
+
+def _trial(certificate: Certificate, row: TrialRow, channel: Channel) -> Trial:
+    """The trial that a row tells of; what no judgement needs is left out."""
+    metric = certificate.metric
+    return Trial(
+        certificate.codec,
+        row.image,
+        channel,
+        row.number,
+        row.seed,
+        ErrorPattern(0),
+        Outcome(row.outcome),
+        0.0,
+        0.0,
+        {} if row.quality is None else {metric: row.quality},
+        {} if row.drop is None else {metric: row.drop},
+    )
+
+
+def _outcomes(certificate: Certificate, rows: Sequence[TrialRow], channels: Mapping[str, Channel]) -> Iterator[str]:
+    """What the table of channels says, and the rows don't."""
+    clean = {image.name: image.stream for image in certificate.corpus.images}
+    if [result.channel for result in certificate.channels] != [
+        c for c in channels if any(r.channel == c for r in rows)
+    ]:
+        yield "the channels' results are of other channels than the trials"
+        return
+    for result in certificate.channels:
+        here = [row for row in rows if row.channel == result.channel]
+        qualities = [row.quality for row in here if row.quality is not None]
+        drops = [row.drop for row in here if row.drop is not None]
+        counts = Counter(row.outcome for row in here)
+        channel = channels[result.channel]
+        said = {outcome: number for outcome, number in result.outcomes.items() if number}
+        for name, stated, true in (
+            ("outcomes", said, dict(counts)),
+            ("kind", result.kind, channel.name),
+            ("severity", result.severity, channel.severity),
+            ("harmless", result.harmless, sum(row.stream == clean[row.image] for row in here)),
+            ("silent", result.silent, counts[Outcome.DEGRADED]),
+            ("mean_drop", result.mean_drop, float(np.mean(drops)) if drops else None),
+            ("quality", result.quality, float(np.mean(qualities)) if qualities else None),
+        ):
+            if not _same(stated, true):
+                yield f"{result.channel}: {name} is {shown(stated)}, and from the trials {shown(true)}"
+
+
+def _assessments(certificate: Certificate, promised: Profile, judged: Sequence[Trial]) -> Iterator[str]:
+    """What the promises were judged to be, and the trials don't say."""
+    found = _assessed(certificate, promised, judged)
+    names = [(one.quantity, one.severity) for one in certificate.assessments]
+    if names != [(one.quantity, one.severity) for one in found]:
+        yield "the assessments are of other promises than the profile's"
+        return
+    for stated, true in zip(certificate.assessments, found, strict=True):
+        for name, said, is_so in _compared(stated, true):
+            if not _same(said, is_so):
+                where = f"{stated.quantity} of {stated.severity}"
+                yield f"{shown(where, 120)}: {name} is {shown(said)}, and from the trials {shown(is_so)}"
+
+
+def _assessed(certificate: Certificate, promised: Profile, judged: Sequence[Trial]) -> list[Assessment]:
+    names = [image.name for image in sorted(certificate.corpus.images, key=lambda i: (i.height, i.width))]
+    # As they were run: a round's images side by side, in the order of their shapes.
+    place = {name: at for at, name in enumerate(names)}
+    by_channel: dict[Channel, list[Trial]] = {promise.channel: [] for promise in promised.promises}
+    for trial in sorted(judged, key=lambda t: (place[t.image], t.number)):
+        if trial.channel in by_channel:
+            by_channel[trial.channel].append(trial)
+    most = certificate.corpus.rounds * len(names)
+    if certificate.corpus.effort in EFFORTS:
+        most = max(most, EFFORTS[certificate.corpus.effort].trials)
+    rule = Rule.of(promised, most)
+    return assess.assess(promised, by_channel, names, certificate.metric, rule)
+
+
+def _compared(stated: Assessed, true: Assessment) -> Iterable[tuple[str, object, object]]:
+    return (
+        ("estimate", stated.estimate, _finite(true.bound.estimate)),
+        ("low", stated.low, _finite(true.bound.low)),
+        ("high", stated.high, _finite(true.bound.high)),
+        ("limit", stated.limit, _finite(true.limit)),
+        ("verdict", stated.verdict, str(true.verdict)),
+        ("measured", stated.measured, true.measured),
+        ("declared", stated.declared, true.declared),
+        ("trials", stated.trials, true.trials),
+    )
+
+
+def _unchecked(found: Presented) -> tuple[str, ...]:
+    """What nobody could check, as notes."""
+    notes = []
+    if found.views:
+        notes.append(f"not checked, for people alone: {', '.join(found.views)}")
+    return tuple(notes)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _same(stated: object, true: object) -> bool:
+    if isinstance(stated, float) and isinstance(true, int | float):
+        return _close(stated, float(true))
+    return stated == true
+
+
+def _close(one: float, two: float) -> bool:
+    return math.isclose(one, two, rel_tol=_CLOSE, abs_tol=_CLOSE)
