@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from robustkit.certificates import statement, trials
+from robustkit.certificates import badge, page, statement, summary, trials
 from robustkit.certificates.model import Certificate, CertificateError, TrialRow
+from robustkit.certificates.scan import Scan
+from robustkit.certificates.worst import WorstCase
 
 STATEMENTS = "certificate.intoto.jsonl"
 PAGE = "certificate.html"
@@ -33,15 +36,21 @@ def write(
     rows: Sequence[TrialRow],
     folder: Path,
     *,
+    worst: Sequence[WorstCase] = (),
+    scan: Scan | None = None,
     replay: Mapping[str, Path] | None = None,
-) -> None:
+) -> Certificate:
     """Write a certificate's folder; one that is there is replaced, and nothing else is touched.
 
     Args:
         certificate: the root over its rows is filled in here.
         rows: of the trials, in any order.
         folder: is made where it is missing. It may have what an earlier certificate left, and nothing else.
+        worst, scan: for the page.
         replay: by name inside ``replay/``, the files that show its counterexamples again.
+
+    Returns:
+        The certificate as it was written.
 
     Raises:
         CertificateError: the folder has other files, or can't be written; or the certificate can't be.
@@ -55,10 +64,31 @@ def write(
             target = folder / REPLAY / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+        put(folder / PAGE, page.render(certificate, worst=worst, scan=scan, kind="certificate").encode())
+        put(folder / SUMMARY, summary.render(certificate).encode("utf-8", "replace"))
+        put(folder / BADGE, badge.svg(certificate).encode("utf-8", "replace"))
+        put(folder / ENDPOINT, (json.dumps(badge.endpoint(certificate), indent=1) + "\n").encode())
         # Last: a folder with this file is whole.
         put(folder / STATEMENTS, data)
     except OSError as error:
         raise CertificateError(f"{folder}: the certificate can't be written: {error}") from error
+    return certificate
+
+
+def usable(folder: Path) -> None:
+    """Find out, before anything runs, whether a certificate may be written there.
+
+    Raises:
+        CertificateError: the folder has other files, or is none.
+    """
+    try:
+        there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise CertificateError(f"{folder} can't hold a certificate: {error}") from error
+    if strange := [name for name in there if name not in FILES]:
+        raise CertificateError(
+            f"{folder} has {strange[0]!r}, which no certificate has: give a folder of its own, or an empty one"
+        )
 
 
 def put(path: Path, data: bytes) -> None:
@@ -74,12 +104,8 @@ def put(path: Path, data: bytes) -> None:
 
 def _clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    there = sorted(path.name for path in folder.iterdir())
-    if strange := [name for name in there if name not in FILES]:
-        raise CertificateError(
-            f"{folder} has {strange[0]!r}, which no certificate has: give a folder of its own, or an empty one"
-        )
-    for name in there:
+    usable(folder)
+    for name in sorted(path.name for path in folder.iterdir()):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -7,7 +7,7 @@ import example_certificate as example
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model import records
 
@@ -27,6 +27,7 @@ def test_rows_come_back_in_their_order(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [trials.FILE]
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.lists(records(TrialRow), max_size=3))
 def test_any_rows_come_back(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "any.parquet"
