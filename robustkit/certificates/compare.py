@@ -390,7 +390,7 @@ def _drop_item(pair: _Pair, change: Change, allowed: float, improved: bool) -> I
         why.append(f"by chance in {max(change.chance, 1e-4):.2%} of runs at most, all channels together")
     elif improved:
         word = Word.BETTER
-    elif change.rise > allowed + 1e-9 and _too_few(pair, change):
+    elif change.rise > allowed + 1e-9 and _too_few(pair, change, allowed):
         word = Word.UNDECIDED
         why.append(f"{_count(_told(pair, change), 'trial')} that tell are too few to be sure: give more --trials")
     else:
@@ -415,9 +415,15 @@ def _drop_item(pair: _Pair, change: Change, allowed: float, improved: bool) -> I
     )
 
 
-def _too_few(pair: _Pair, change: Change) -> bool:
-    least = LEAST_PAIRS if change.paired else LEAST_TRIALS
-    return _told(pair, change) < least
+def _too_few(pair: _Pair, change: Change, allowed: float) -> bool:
+    """Whether a rise may be real although no test could show it: few pairs differ, and all got worse; or few trials."""
+    if not change.paired:
+        return _told(pair, change) < LEAST_TRIALS
+    if (change.moved or 0) >= LEAST_PAIRS:
+        return False
+    channels = pair.channels if change.channel == EVERYWHERE else (change.channel,)
+    lost = [tuple(math.inf if r.drop is None else r.drop for r in both) for c in channels for both in pair.pairs(c)]
+    return all(now > was for was, now in lost if was != now and not abs(now - was) <= allowed)
 
 
 def _told(pair: _Pair, change: Change) -> int:
