@@ -38,6 +38,8 @@ TASKS = {"Choose", "Damage", "Install", "Judge", "Measure", "Read", "Record", "R
 FOREIGN = {
     *("--junitxml", "--pyargs", "--hypothesis-seed", "--hypothesis-profile"),
     *("--no-deps", "--index-url", "--runxfail"),
+    # The GitHub CLI's, which checks an attestation.
+    *("--repo", "--signer-workflow", "--source-ref", "--deny-self-hosted-runners", "--predicate-type"),
     # As an example of an old name.
     "--trials",
 }
@@ -254,7 +256,7 @@ def test_commands_have_the_options_they_are_given(document):
             assert words[1] in commands, words
             assert given <= commands[words[1]], words
         else:
-            assert program in ("export", "pip", "python", "python3"), words
+            assert program in ("export", "gh", "git", "pip", "python", "python3"), words
 
 
 @pytest.mark.parametrize("document", CURRENT)

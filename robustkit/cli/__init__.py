@@ -1,7 +1,7 @@
 """The command line: ``robustkit codecs``, ``measure``, ``encode``, ``decode`` and others.
 
 A module here is a command, and ``shared`` is what several need. Exit status 0 is success, 2 is wrong usage, 1 is
-everything else that went wrong.
+everything else that went wrong; commands that judge say in their help what else they end with.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from robustkit.cli import (
     certify,
     choose,
     codecs,
+    compare,
     corrupt,
     decode,
     encode,
@@ -70,6 +71,6 @@ def main() -> None:
 
 for _room in (
     *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export, figures, choose),
-    *(lock, certify, verify, exchange, replay, statuses, calibrate),
+    *(lock, certify, verify, compare, exchange, replay, statuses, calibrate),
 ):
     main.add_command(_room.command)

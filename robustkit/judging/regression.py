@@ -134,7 +134,7 @@ def unchanged(before: Drops, now: Drops) -> bool:
     return True
 
 
-def compare(before: Drops, now: Drops, *, deals: int = DEALS) -> list[Change]:
+def compare(before: Drops, now: Drops, *, deals: int = DEALS, allowed: float | None = None) -> list[Change]:
     """How the drops of each channel have changed, and those of all together; empty where nothing can be compared.
 
     A better clean picture makes every drop larger. What it adds is not counted: a regression has both a larger drop and
@@ -143,6 +143,7 @@ def compare(before: Drops, now: Drops, *, deals: int = DEALS) -> list[Change]:
     Args:
         before, now: of one metric; the channels and images of both are compared.
         deals: how often "before" and "now" are dealt anew.
+        allowed: what may be lost more, in the metric's unit; by default :func:`margin`.
 
     Raises:
         ValueError: the metrics differ.
@@ -150,7 +151,8 @@ def compare(before: Drops, now: Drops, *, deals: int = DEALS) -> list[Change]:
     if before.metric != now.metric:
         raise ValueError(f"drops in {before.metric} can't be compared with drops in {now.metric}")
     rng = generator(now.codec, "", "regression", 0)
-    allowed, pairs = margin(now.metric), set(paired(before, now))
+    allowed = margin(now.metric) if allowed is None else allowed
+    pairs = set(paired(before, now))
     parts: list[_Part] = []
     for channel in [channel for channel in now.losses if channel in before.losses]:
         old, new = before.losses[channel], now.losses[channel]

@@ -1,0 +1,664 @@
+"""Compare: whether a codec got worse under damage, from two sets of trials, and what got better.
+
+Three stages. What is equal by digest is unchanged, without any statistics. Trials of equal damage are compared in
+pairs, and an alarm needs a loss beyond the margin that is significant, too. Where the streams differ, the trials are
+compared image by image.
+
+The tests are those of :mod:`robustkit.judging.regression`: randomisation, and the worst statistic of all channels held
+against one error rate (Westfall and Young, 1993), which never has less power than Holm's steps over the channels. The
+shares of failures are tested exactly (McNemar, 1947; Fisher, 1935), with Holm's steps, at an error rate of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal
+
+from robustkit.certificates.model import CertificateError, Line, Photograph, TrialRow
+from robustkit.channels import Channel, ChannelError, parse
+from robustkit.errors import RobustkitError
+from robustkit.judging import regression
+from robustkit.judging.golden_drops import Drops, Loss, Picture
+from robustkit.judging.regression import ALARM, DEALS, EVERYWHERE, Change
+from robustkit.outcome import Outcome
+from robustkit.quality import METRICS
+
+#: By how much clean streams may grow without an alarm, as a share.
+RATE_MARGIN = 0.01
+#: Fewer pairs that differ can't be significant, whichever way they point: 2 ** -7 is the first below 1%.
+LEAST_PAIRS = math.ceil(-math.log2(ALARM))
+#: With fewer trials on a side, a channel without pairs tells nothing.
+LEAST_TRIALS = 24
+#: Trials and photographs that a message names.
+NAMED = 3
+
+Way = Literal["by digest", "in pairs", "unpaired", ""]
+
+
+class Word(StrEnum):
+    """What is said of one quantity."""
+
+    UNCHANGED = "unchanged"
+    NO_WORSE = "no worse"
+    BETTER = "better"
+    WORSE = "worse"
+    BROKEN = "broken"
+    UNDECIDED = "undecided"
+
+
+class Said(StrEnum):
+    """What is said of the codec."""
+
+    UNCHANGED = "unchanged"
+    FINE = "no regression"
+    REGRESSION = "regression"
+    BROKEN = "broken"
+    UNDECIDED = "undecided"
+    NOTHING = "nothing was measured"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: what a codec made of its images, and of its damaged streams.
+
+    Attributes:
+        label: as messages call it.
+        codec: the codec's own name.
+        metric: of quality.
+        photographs: the images, and their clean round trips.
+        rows: the trials.
+        facts: what else the figures depend on, for messages.
+        lines: findings on claims, of a certificate.
+        searched: by what the searches and promises behind ``lines`` are known; equal ones searched the same.
+    """
+
+    label: str
+    codec: str
+    metric: str
+    photographs: tuple[Photograph, ...]
+    rows: tuple[TrialRow, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    lines: tuple[Line, ...] = ()
+    searched: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One quantity, before and now.
+
+    Attributes:
+        what: a channel, "clean quality", "rate" or a claim.
+        quantity: what is measured of it.
+        old, new: as people read it.
+        word: what is said.
+        way: how it was compared; empty where there is nothing to say of that.
+        chance: of looking so bad anywhere if nothing got worse; ``None`` where no test was needed.
+        why: lines that explain it.
+    """
+
+    what: str
+    quantity: str
+    old: str
+    new: str
+    word: Word
+    way: Way = ""
+    chance: float | None = None
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two sides say of one another.
+
+    Attributes:
+        old, new: their labels.
+        said: in a word.
+        sentence: the same in one line.
+        items: quantity by quantity.
+        notes: what else a reader should know.
+        repeated: whether an alarm was tried again with fresh seeds.
+    """
+
+    old: str
+    new: str
+    said: Said
+    sentence: str
+    items: tuple[Item, ...] = ()
+    notes: tuple[str, ...] = ()
+    repeated: bool = False
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 fine, 1 regression or broken, 3 undecided, 5 nothing was measured."""
+        return {
+            Said.UNCHANGED: 0,
+            Said.FINE: 0,
+            Said.REGRESSION: 1,
+            Said.BROKEN: 1,
+            Said.UNDECIDED: 3,
+            Said.NOTHING: 5,
+        }[self.said]
+
+
+def compare(
+    old: Side,
+    new: Side,
+    *,
+    margin: float | None = None,
+    rate_margin: float = RATE_MARGIN,
+    again: Callable[[], tuple[Side, Side]] | None = None,
+    deals: int = DEALS,
+) -> Comparison:
+    """Hold ``new`` against ``old``.
+
+    Args:
+        old, new: two sets of trials, of any codecs.
+        margin: what may be lost without an alarm, in the metric's unit; by default
+            :func:`robustkit.judging.regression.margin`.
+        rate_margin: by how much clean streams may grow, as a share.
+        again: runs both once more with fresh seeds, where both can be run. An alarm of a test counts only if it comes
+            again.
+        deals: how often trials are dealt anew for a test.
+
+    Raises:
+        CertificateError: the metrics differ or are unknown, or a row can't be used.
+    """
+    for side in (old, new):
+        try:
+            _ = METRICS[side.metric]
+        except RobustkitError as error:
+            raise CertificateError(f"{side.label}: {error}") from error
+    if old.metric != new.metric:
+        raise CertificateError(
+            f"{old.label} is measured in {old.metric}, {new.label} in {new.metric}: measure both in one metric"
+        )
+    allowed = regression.margin(new.metric) if margin is None else margin
+    pair = _Pair.of(old, new)
+    if not pair.measured:
+        return Comparison(old.label, new.label, Said.NOTHING, _nothing(pair), notes=tuple(pair.missing))
+    if pair.exact:
+        return _unchanged(pair)
+    items = [*_clean(pair, allowed, rate_margin), *_damaged(pair, allowed, deals), *_claims(pair)]
+    repeated = False
+    if again is not None and any(_tested(item) for item in items):
+        fresh = _Pair.of(*again())
+        items = _confirmed(items, _damaged(fresh, allowed, deals))
+        repeated = True
+    said = _said(items, pair)
+    return Comparison(
+        old.label, new.label, said, _sentence(said, items, pair), tuple(items), tuple(_notes(pair)), repeated
+    )
+
+
+# -- what can be compared
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two sides, and what they share.
+
+    Attributes:
+        images: names of the photographs with equal pixels.
+        channels: those that both tried on one of these.
+        rows: channel -> image -> number -> row, of each side.
+        paired: the images with equal clean streams whose damage is the same in every common trial.
+        missing: what the old side has and the new one lacks, a line each.
+    """
+
+    old: Side
+    new: Side
+    images: tuple[str, ...]
+    channels: tuple[str, ...]
+    before: Mapping[str, Mapping[str, Mapping[int, TrialRow]]]
+    now: Mapping[str, Mapping[str, Mapping[int, TrialRow]]]
+    paired: frozenset[str]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, old: Side, new: Side) -> _Pair:
+        theirs, ours = _photographs(old), _photographs(new)
+        images = tuple(name for name in ours if name in theirs and ours[name].sha256 == theirs[name].sha256)
+        before, now = _rows(old, images), _rows(new, images)
+        channels = tuple(c for c in now if c in before and any(i in before[c] for i in now[c]))
+        missing = [f"photograph {name} of {old.label} is not in {new.label}" for name in theirs if name not in images]
+        missing += [f"{c} was tried before, and is not now" for c in before if c not in channels]
+        paired = frozenset(
+            name
+            for name in images
+            if ours[name].stream == theirs[name].stream
+            and all(_alike(before[c].get(name, {}), now[c].get(name, {})) for c in channels)
+        )
+        return cls(old, new, images, channels, before, now, paired, tuple(missing))
+
+    @property
+    def measured(self) -> int:
+        """How many trials of the new side can be compared with anything."""
+        return sum(len(self.now[c][i]) for c in self.channels for i in self.now[c] if i in self.before[c])
+
+    def both(self) -> Iterable[tuple[TrialRow, TrialRow]]:
+        """The trials of equal damage, before and now."""
+        for channel in self.channels:
+            yield from self.pairs(channel)
+
+    def pairs(self, channel: str) -> Iterable[tuple[TrialRow, TrialRow]]:
+        """Those of one channel."""
+        for image, found in self.now[channel].items():
+            for number, row in found.items() if image in self.paired else ():
+                if (was := self.before[channel].get(image, {}).get(number)) is not None:
+                    yield was, row
+
+    def loose(self, channel: str) -> tuple[list[TrialRow], list[TrialRow]]:
+        """The trials of one channel that can't be paired, before and now."""
+        images = [i for i in self.now[channel] if i in self.before[channel] and i not in self.paired]
+        return (
+            [row for i in images for row in self.before[channel][i].values()],
+            [row for i in images for row in self.now[channel][i].values()],
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether all that both have is equal by digest, and the new side lacks nothing."""
+        theirs, ours = _photographs(self.old), _photographs(self.new)
+        return (
+            not self.missing
+            and set(self.images) == self.paired
+            and all(ours[i].pixels == theirs[i].pixels for i in self.images)
+            and all(_same(was, row) for was, row in self.both())
+            and not _turned(self.old, self.new)
+        )
+
+
+def _alike(before: Mapping[int, TrialRow], now: Mapping[int, TrialRow]) -> bool:
+    """Whether the trials of one image and channel have the same damage, as far as both sides have them."""
+    common = before.keys() & now.keys()
+    return bool(common or not before or not now) and all(before[n].stream == now[n].stream for n in common)
+
+
+def _photographs(side: Side) -> dict[str, Photograph]:
+    return {found.name: found for found in side.photographs}
+
+
+def _rows(side: Side, images: Sequence[str]) -> dict[str, dict[str, dict[int, TrialRow]]]:
+    found: dict[str, dict[str, dict[int, TrialRow]]] = {}
+    for row in side.rows:
+        if row.image in images:
+            found.setdefault(row.channel, {}).setdefault(row.image, {})[row.number] = row
+    return found
+
+
+def _same(was: TrialRow, row: TrialRow) -> bool:
+    """Whether a trial ended the same; what it measured follows from its pixels."""
+    return (was.outcome, was.failure, was.pixels) == (row.outcome, row.failure, row.pixels)
+
+
+def _turned(old: Side, new: Side) -> list[Line]:
+    """Findings that are broken now and were not, where both searched the same."""
+    if not old.lines or not old.searched or old.searched != new.searched:
+        return []
+    held = {(line.claim, line.severity) for line in old.lines if line.verdict in ("kept", "not disproved", "noted")}
+    return [line for line in new.lines if line.verdict == "broken" and (line.claim, line.severity) in held]
+
+
+# -- stage 1
+
+
+def _unchanged(pair: _Pair) -> Comparison:
+    trials = sum(1 for _ in pair.both())
+    sentence = (
+        f"{pair.new.codec}: unchanged: {_count(len(pair.images), 'clean stream')} and {_count(trials, 'trial')} "
+        "are the same, bit for bit and pixel for pixel"
+    )
+    items = [
+        *_clean(pair, math.inf, math.inf),
+        *(Item(channel, *_losses(pair, channel), Word.UNCHANGED, "by digest", None) for channel in pair.channels),
+    ]
+    return Comparison(pair.old.label, pair.new.label, Said.UNCHANGED, sentence, tuple(items), tuple(_notes(pair)))
+
+
+def _losses(pair: _Pair, channel: str) -> tuple[str, str, str]:
+    """Quantity, and mean loss before and now, of a channel."""
+    sides = []
+    for rows in (pair.before, pair.now):
+        drops = [r.drop for i in rows[channel] for r in rows[channel][i].values() if r.drop is not None]
+        sides.append(_value(sum(drops) / len(drops), pair.new.metric) if drops else "no image")
+    return "mean drop", sides[0], sides[1]
+
+
+# -- clean round trips
+
+
+def _clean(pair: _Pair, allowed: float, rate_margin: float) -> list[Item]:
+    """Quality and rate of the undamaged images; they don't depend on chance, so the margins alone decide."""
+    theirs, ours = _photographs(pair.old), _photographs(pair.new)
+    before, now = [theirs[i] for i in pair.images], [ours[i] for i in pair.images]
+    metric = pair.new.metric
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    old, new = (sum(p.quality for p in side) / len(side) for side in (before, now))
+    same = all(a.pixels == b.pixels for a, b in zip(before, now, strict=True))
+    worst = min(zip(before, now, strict=True), key=lambda both: sign * (both[1].quality - both[0].quality))
+    shown = [_value(picture.quality, metric) for picture in worst]
+    quality = Item(
+        "clean quality",
+        f"mean {metric}",
+        _value(old, metric),
+        _value(new, metric),
+        Word.UNCHANGED if same else _word(sign * (old - new), allowed),
+        "by digest" if same else "in pairs",
+        why=() if same else (f"most so in {worst[1].name}: {shown[0]}, now {shown[1]}",),
+    )
+    old, new = (sum(p.bpp for p in side) / len(side) for side in (before, now))
+    same = all(a.stream == b.stream for a, b in zip(before, now, strict=True))
+    rate = Item(
+        "rate",
+        "mean bpp",
+        f"{old:.4f} bpp",
+        f"{new:.4f} bpp",
+        Word.UNCHANGED if same else _word(new - old, rate_margin * old),
+        "by digest" if same else "in pairs",
+        why=() if same or not old else (f"{(new - old) / old:+.2%}",),
+    )
+    return [quality, rate]
+
+
+def _word(loss: float, allowed: float) -> Word:
+    return Word.WORSE if loss > allowed + 1e-9 else Word.BETTER if -loss > allowed + 1e-9 else Word.NO_WORSE
+
+
+# -- stages 2 and 3
+
+
+def _damaged(pair: _Pair, allowed: float, deals: int) -> list[Item]:
+    before, now = _drops(pair)
+    worse = regression.compare(before, now, deals=deals, allowed=allowed)
+    better = {(c.channel, c.paired): c.worse for c in regression.compare(now, before, deals=deals, allowed=allowed)}
+    found = []
+    for change in worse:
+        improved = not change.worse and better.get((change.channel, change.paired), False)
+        found.append(_drop_item(pair, change, allowed, improved))
+    return [*found, *_failures(pair)]
+
+
+def _drop_item(pair: _Pair, change: Change, allowed: float, improved: bool) -> Item:
+    metric = pair.new.metric
+    why: list[str] = []
+    if change.worse:
+        word = Word.WORSE
+        why.append(f"by chance in {max(change.chance, 1e-4):.2%} of runs at most, all channels together")
+    elif improved:
+        word = Word.BETTER
+    elif change.rise > allowed + 1e-9 and _too_few(pair, change, allowed):
+        word = Word.UNDECIDED
+        why.append(f"{_count(_told(pair, change), 'trial')} that tell are too few to be sure: give more --trials")
+    else:
+        word = Word.NO_WORSE
+        if change.paired and not change.moved:
+            why.append("no trial differs by more than the margin")
+    if change.channel != EVERYWHERE:
+        why += _ends(pair, change.channel, paired=change.paired)
+    if change.worst is not None and change.worse:
+        channel, image, number = change.worst
+        was, row = list(_counted(pair, channel, image))[number]
+        why.append(f"most so in trial {row.number} of {image}: {_ended(was, metric)}, now {_ended(row, metric)}")
+    return Item(
+        change.channel,
+        "mean drop",
+        _value(change.before, metric),
+        _value(change.now, metric),
+        word,
+        "in pairs" if change.paired else "unpaired",
+        change.chance,
+        tuple(why),
+    )
+
+
+def _too_few(pair: _Pair, change: Change, allowed: float) -> bool:
+    """Whether a rise may be real although no test could show it: few pairs differ, and all got worse; or few trials."""
+    if not change.paired:
+        return _told(pair, change) < LEAST_TRIALS
+    if (change.moved or 0) >= LEAST_PAIRS:
+        return False
+    channels = pair.channels if change.channel == EVERYWHERE else (change.channel,)
+    lost = [tuple(math.inf if r.drop is None else r.drop for r in both) for c in channels for both in pair.pairs(c)]
+    return all(now > was for was, now in lost if was != now and not abs(now - was) <= allowed)
+
+
+def _told(pair: _Pair, change: Change) -> int:
+    """How many trials can speak: pairs that differ, or the fewer of two sides."""
+    if change.paired:
+        return change.moved or 0
+    channels = pair.channels if change.channel == EVERYWHERE else (change.channel,)
+    return min(sum(len(side) for side in sides) for sides in zip(*(pair.loose(c) for c in channels), strict=True))
+
+
+def _counted(pair: _Pair, channel: str, image: str) -> Iterable[tuple[TrialRow, TrialRow]]:
+    """The pairs of one image in the order in which :func:`_drops` counts them."""
+    before, now = pair.before[channel][image], pair.now[channel][image]
+    return ((before[n], now[n]) for n in sorted(before.keys() & now.keys()))
+
+
+def _drops(pair: _Pair) -> tuple[Drops, Drops]:
+    """Both sides as the regression's tests take them: of one seed where, and only where, the damage is the same."""
+    sides: list[Drops] = []
+    for side, rows, other in ((pair.old, pair.before, pair.now), (pair.new, pair.now, pair.before)):
+        found = _photographs(side)
+        pictures = {
+            name: Picture(
+                found[name].sha256,
+                found[name].stream if name in pair.paired else f"{found[name].stream} of {len(sides)}",
+                found[name].quality,
+            )
+            for name in pair.images
+        }
+        losses: dict[Channel, dict[str, tuple[Loss, ...]]] = {}
+        for channel in pair.channels:
+            losses[_channel(channel)] = {
+                image: tuple(
+                    _loss(here[number], found[image])
+                    for number in sorted(here.keys() & other[channel][image].keys() if image in pair.paired else here)
+                )
+                for image, here in rows[channel].items()
+                if image in other[channel]
+            }
+        sides.append(Drops(pair.new.codec, "", side.metric, 0, {}, {}, pictures, losses))
+    return sides[0], sides[1]
+
+
+def _channel(text: str) -> Channel:
+    try:
+        return parse(text)
+    except ChannelError as error:
+        raise CertificateError(f"a trial's channel can't be read: {error}") from error
+
+
+def _loss(row: TrialRow, photograph: Photograph) -> Loss:
+    if row.stream == photograph.stream:
+        return None
+    outcome = _outcome(row)
+    if not outcome.has_image:
+        return outcome
+    if row.drop is None:
+        raise CertificateError(f"trial {row.number} of {row.image[:40]} on {row.channel[:40]} has an image and no drop")
+    return row.drop
+
+
+def _outcome(row: TrialRow) -> Outcome:
+    try:
+        return Outcome(row.outcome)
+    except ValueError as error:
+        raise CertificateError(
+            f"trial {row.number} of {row.image[:40]} on {row.channel[:40]}: there is no outcome {row.outcome[:40]!r}"
+        ) from error
+
+
+def _ends(pair: _Pair, channel: str, *, paired: bool) -> list[str]:
+    """How trials ended that ended otherwise before: in pairs each turn, without them the shares."""
+    if paired:
+        turns = Counter((_outcome(a), _outcome(b)) for a, b in pair.pairs(channel) if a.outcome != b.outcome)
+        return [f"{was} before, {now} now: {_count(n, 'trial')}" for (was, now), n in turns.most_common(NAMED)]
+    before, now = pair.loose(channel)
+    counts = [Counter(_outcome(row) for row in side) for side in (before, now)]
+    said = []
+    for outcome in Outcome:
+        shares = [count[outcome] / max(1, len(side)) for count, side in zip(counts, (before, now), strict=True)]
+        if outcome.corrupted and shares[0] != shares[1]:
+            said.append(f"{outcome}: {shares[0]:.1%} of trials before, {shares[1]:.1%} now")
+    return said[:NAMED]
+
+
+def _failures(pair: _Pair) -> list[Item]:
+    """The shares of trials that crash, hang or raise, of the channels that have some."""
+    from scipy.stats import binomtest, fisher_exact
+
+    found: list[tuple[str, Way, int, int, int, int, float, tuple[str, ...]]] = []
+    for channel in pair.channels:
+        both = [(a, b, _outcome(a).failure, _outcome(b).failure) for a, b in pair.pairs(channel)]
+        was, now = sum(f for _, _, f, _ in both), sum(f for _, _, _, f in both)
+        if was or now:
+            new = [b for _, b, before, after in both if after and not before]
+            old = sum(before and not after for _, _, before, after in both)
+            chance = binomtest(len(new), len(new) + old, 0.5, "greater").pvalue if new else 1.0
+            found.append((channel, "in pairs", was, len(both), now, len(both), chance, _named(new)))
+        before, after = ([(r, _outcome(r).failure) for r in side] for side in pair.loose(channel))
+        was, now = sum(f for _, f in before), sum(f for _, f in after)
+        if was or now:
+            table = [[now, len(after) - now], [was, len(before) - was]]
+            chance = float(fisher_exact(table, "greater").pvalue)
+            bad = [r for r, failed in after if failed]
+            found.append((channel, "unpaired", was, len(before), now, len(after), chance, _named(bad)))
+    adjusted = _holm([row[6] for row in found])
+    items = []
+    for (channel, way, was, olds, now, news, _, named), chance in zip(found, adjusted, strict=True):
+        rises = now * olds > was * news
+        if now and not was:
+            # No statistics: it never failed, and fails.
+            word, said = Word.BROKEN, None
+        else:
+            word = Word.WORSE if chance <= ALARM and rises else Word.BETTER if not now else Word.NO_WORSE
+            said = chance
+        why = named if rises else ()
+        items.append(Item(channel, "failures", f"{was} of {olds}", f"{now} of {news}", word, way, said, why))
+    return items
+
+
+def _named(rows: Sequence[TrialRow]) -> tuple[str, ...]:
+    more = (f"and {len(rows) - NAMED} more",) if len(rows) > NAMED else ()
+    return (*(f"trial {r.number} of {r.image}: {r.failure or r.outcome}" for r in rows[:NAMED]), *more)
+
+
+def _holm(chances: Sequence[float]) -> list[float]:
+    """Adjusted by Holm's steps (1979), so that each can be held against one error rate of all."""
+    order = sorted(range(len(chances)), key=lambda i: chances[i])
+    adjusted, least = [1.0] * len(chances), 0.0
+    for place, i in enumerate(order):
+        least = max(least, min(1.0, (len(chances) - place) * chances[i]))
+        adjusted[i] = least
+    return adjusted
+
+
+def _claims(pair: _Pair) -> list[Item]:
+    """Claims that are broken in the new certificate and were not in the old one."""
+    return [
+        Item(
+            f"{line.title} {line.severity}".strip(),
+            line.claim,
+            "held",
+            line.measured,
+            Word.BROKEN,
+            why=(f"declared: {line.declared}",) if line.declared else (),
+        )
+        for line in _turned(pair.old, pair.new)
+    ]
+
+
+# -- what is said
+
+
+def _tested(item: Item) -> bool:
+    """Whether an alarm came of chance, so that it must come again."""
+    return item.word is Word.WORSE and item.chance is not None
+
+
+def _confirmed(items: Sequence[Item], fresh: Sequence[Item]) -> list[Item]:
+    """Alarms that fresh seeds don't show again are undecided."""
+    shown = {(item.what, item.quantity) for item in fresh if item.word in (Word.WORSE, Word.BROKEN)}
+    found = []
+    for item in items:
+        if not _tested(item):
+            found.append(item)
+        elif (item.what, item.quantity) in shown:
+            found.append(replace(item, why=(*item.why, "fresh seeds show it again")))
+        else:
+            found.append(replace(item, word=Word.UNDECIDED, why=(*item.why, "fresh seeds don't show it again")))
+    return found
+
+
+def _said(items: Sequence[Item], pair: _Pair) -> Said:
+    words = {item.word for item in items}
+    if Word.BROKEN in words:
+        return Said.BROKEN
+    if Word.WORSE in words:
+        return Said.REGRESSION
+    if Word.UNDECIDED in words or pair.missing:
+        return Said.UNDECIDED
+    return Said.FINE
+
+
+def _sentence(said: Said, items: Sequence[Item], pair: _Pair) -> str:
+    def named(*words: Word) -> str:
+        found = list(dict.fromkeys(f"{item.what} ({item.quantity})" for item in items if item.word in words))
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        return ", ".join(found[:NAMED]) + more
+
+    better = named(Word.BETTER)
+    tail = f"; better: {better}" if better else ""
+    if said in (Said.BROKEN, Said.REGRESSION):
+        return f"{pair.new.codec}: {said}: {named(Word.BROKEN, Word.WORSE)}{tail}"
+    if said is Said.UNDECIDED:
+        return f"{pair.new.codec}: undecided: {named(Word.UNDECIDED) or pair.missing[0]}{tail}"
+    return f"{pair.new.codec}: no regression in {_count(pair.measured, 'trial')}{tail}"
+
+
+def _nothing(pair: _Pair) -> str:
+    if not pair.new.rows or not pair.old.rows:
+        empty = pair.old.label if not pair.old.rows else pair.new.label
+        return f"nothing was measured: {empty} has no trials under damage"
+    if not pair.images:
+        return f"nothing was measured: {pair.old.label} and {pair.new.label} have no image in common, pixel for pixel"
+    return f"nothing was measured: {pair.old.label} and {pair.new.label} have no channel in common"
+
+
+def _notes(pair: _Pair) -> list[str]:
+    notes = list(pair.missing)
+    loose = [name for name in pair.images if name not in pair.paired]
+    if loose:
+        theirs, ours = _photographs(pair.old), _photographs(pair.new)
+        other = sum(theirs[i].stream != ours[i].stream for i in loose)
+        what = "have other streams" if other == len(loose) else "have other streams or other damage"
+        notes.append(
+            f"{_count(len(loose), 'photograph')} of {len(pair.images)} {what} now, so their trials can't be paired: "
+            "they are compared image by image, and a small loss is harder to see"
+        )
+    if pair.old.codec != pair.new.codec:
+        notes.append(f"two codecs: {pair.old.codec} before, {pair.new.codec} now")
+    for key in sorted(pair.old.facts.keys() & pair.new.facts.keys()):
+        was, now = (side.facts[key] for side in (pair.old, pair.new))
+        if was != now:
+            notes.append(f"{key}: {was} before, {now} now")
+    return notes
+
+
+def _ended(row: TrialRow, metric: str) -> str:
+    return f"{_value(row.drop, metric)} lost" if row.drop is not None else row.outcome
+
+
+def _value(value: float, metric: str) -> str:
+    unit = METRICS[metric].unit
+    return f"{value:.2f} {unit}" if unit == "dB" else f"{value:.4f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
