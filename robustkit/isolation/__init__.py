@@ -12,10 +12,34 @@ POSIX only. Linux gives everything; elsewhere there is no resident-set watchdog,
 only between two decodes.
 """
 
-from robustkit.isolation.decoded import Decoded, fingerprint
-from robustkit.isolation.hook import ARITHMETIC, Hook
-from robustkit.isolation.limits import Limits
-from robustkit.isolation.start import WorkerError
-from robustkit.isolation.workers import Attributes, CodecWorkers
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from robustkit.isolation.decoded import Decoded, fingerprint
+    from robustkit.isolation.hook import ARITHMETIC, Hook
+    from robustkit.isolation.limits import Limits
+    from robustkit.isolation.start import WorkerError
+    from robustkit.isolation.workers import Attributes, CodecWorkers
+else:
+    _MODULES = {
+        "ARITHMETIC": "hook",
+        "Attributes": "workers",
+        "CodecWorkers": "workers",
+        "Decoded": "decoded",
+        "Hook": "hook",
+        "Limits": "limits",
+        "WorkerError": "start",
+        "fingerprint": "decoded",
+    }
+
+    def __getattr__(name: str) -> object:
+        # A worker imports this package for its own side alone; the parent's would make each start longer by a quarter.
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = found
+        return found
+
 
 __all__ = ["ARITHMETIC", "Attributes", "CodecWorkers", "Decoded", "Hook", "Limits", "WorkerError", "fingerprint"]

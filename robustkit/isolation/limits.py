@@ -48,6 +48,15 @@ def resident(pid: int | None = None) -> int:
     return _statm(pid, 1)
 
 
+def available() -> int:
+    """Bytes of memory that new processes can have without swapping; 0 where that can't be read (no /proc)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return 0
+
+
 def reset_peak() -> bool:
     """Forget this process's largest resident set so far; whether the system lets it (Linux)."""
     try:

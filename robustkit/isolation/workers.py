@@ -325,7 +325,7 @@ class CodecWorkers:
 
         Args and errors as :meth:`decode`.
         """
-        size = min(self._batch, -(-len(bitstreams) // len(self._workers))) or 1
+        size = _even(len(bitstreams), self._batch, len(self._workers))
         chunks = [bitstreams[i : i + size] for i in range(0, len(bitstreams), size)]
         if len(self._workers) == 1 or len(chunks) <= 1:
             return [decoded for chunk in chunks for decoded in self._chunk(chunk, shape)]
@@ -487,11 +487,25 @@ def _close_all(workers: list[Worker]) -> None:
         worker.close()
 
 
+def _even(streams: int, batch: int, workers: int) -> int:
+    """Streams in a batch, ``batch`` at the most, so that batches are alike and each worker has as many."""
+    batches = -(-streams // (batch * workers)) * workers
+    return -(-streams // batches) if batches else 1
+
+
 def _share_of_cores(workers: int) -> dict[str, str]:
     """What keeps the native threads of all workers from outnumbering the cores; nothing for a worker alone."""
-    tests = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
-    processes = workers * (int(tests) if tests.isdecimal() else 1)
-    if processes == 1 or "OMP_NUM_THREADS" in os.environ:
+    if (workers == 1 and _processes() == 1) or "OMP_NUM_THREADS" in os.environ:
         return {}
+    return {"OMP_NUM_THREADS": str(max(1, own_cores() // workers))}
+
+
+def own_cores() -> int:
+    """Cores for this process, which shares them with others of pytest-xdist; 1 at least."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    return max(1, cores // _processes())
+
+
+def _processes() -> int:
+    tests = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    return max(1, int(tests)) if tests.isdecimal() else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -10,11 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 from robustkit.isolation import ARITHMETIC, CodecWorkers, Hook, Limits, WorkerError
+from robustkit.isolation.limits import available, resident
+from robustkit.isolation.workers import own_cores
 from robustkit.judging import beforehand
 from robustkit.judging.opinion import HERE, elsewhere
 from robustkit.judging.waivers import Waiver, declared
 from robustkit.registry import CodecSpec, CodecUnavailable
 
+#: Most processes that decode side by side.
+CROWD = 4
 #: How many times the time limit a decode may take with few instructions and jittered results.
 PATIENCE = 4
 
@@ -75,6 +80,21 @@ class Processes:
     def workers(self) -> CodecWorkers:
         """The processes that decode."""
         return self.fresh_workers(workers=self._worker_count)
+
+    def crowd(self) -> bool:
+        """Put several processes in place of the one that decodes: they share the cores, each with threads of its own.
+
+        Returns:
+            Whether there are several now: not where their number or that of threads was chosen, where there is one
+            core, or where memory has less than twice the room.
+        """
+        count = min(CROWD, own_cores())
+        room, each = available(), max(map(resident, self.workers.pids), default=0)
+        if self._worker_count > 1 or "OMP_NUM_THREADS" in os.environ or count < 2 or (room and room < 2 * count * each):
+            return False
+        self.workers.close()
+        self.workers = self.fresh_workers(workers=count)
+        return True
 
     @cached_property
     def elsewhere(self) -> CodecWorkers:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
@@ -32,6 +34,8 @@ from robustkit.registry import CodecSpec
 
 #: Streams handed to ``decode_many`` at a time, so that a long run shows progress and holds few images.
 CHUNK = 48
+#: Cost of a clean decode above which several processes decode side by side.
+CROWDED = 0.25
 #: Height and width of the crops that the searches damage, because decoding them is cheap: two squares, odd sides, and
 #: one thinner than a block.
 SMALL = ((64, 64), (64, 64), (61, 43), (7, 130))
@@ -85,6 +89,7 @@ class Subject(Processes):
         seed: of the trials.
         progress: called with a line of text now and then.
         second_opinion: whether a second process is asked of what trials decode to; if not, of crashes alone.
+        spread: whether several processes take the place of one that decodes slowly.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class Subject(Processes):
         seed: int = 0,
         progress: Callable[[str], None] = quiet,
         second_opinion: bool = True,
+        spread: bool = False,
     ) -> None:
         super().__init__(spec, directory=directory, limits=limits, workers=workers)
         self.images = dict(images)
@@ -116,10 +122,12 @@ class Subject(Processes):
         self._given_metric = metric
         self._more_metrics = tuple(more_metrics)
         self._second_opinion = second_opinion
+        self._may_spread = spread
         self._streams: dict[str, bytes] = {}
         self._trials: dict[Channel, list[Trial]] = {}
         #: Failing streams that were kept, as :class:`robustkit.judging.evidence.Kept` has them.
         self.kept: list[Any] = []
+        self._measuring = threading.Lock()
 
     @cached_property
     def work(self) -> Work:
@@ -222,7 +230,8 @@ class Subject(Processes):
         except (DecodeError, WorkerError) as error:
             raise CleanRoundTripFailed(f"{image}: layout failed: {error}") from error
         decoded = self.workers.decode(bitstream, shape=shape)
-        metrics = self._measured(original, decoded) if measure else {}
+        with self._measuring:
+            metrics = self._measured(original, decoded) if measure else {}
         clean = Clean(image, original, bitstream, layout, decoded, metrics)
         if decoded.outcome is not None:
             raise CleanRoundTripFailed(
@@ -232,19 +241,35 @@ class Subject(Processes):
             raise CleanRoundTripFailed(
                 f"{image}: layout speaks of {layout.bits} bits, the stream has {clean.bits}", clean
             )
-        self.work.know(clean)
+        with self._measuring:
+            self.work.know(clean)
         return clean
 
     @cached_property
     def _clean(self) -> dict[str, Clean] | CleanRoundTripFailed:
         done = {}
-        for name, original in self.images.items():
-            try:
+        try:
+            for name, original in islice(self.images.items(), 1):
                 done[name] = self.round_trip(name, original)
-            except CleanRoundTripFailed as failed:
-                return failed
-            self.progress(f"clean round trip: {len(done)} of {len(self.images)}")
+                if self._spread(done[name]):
+                    done[name] = self.round_trip(name, original)
+            others = [(name, original) for name, original in self.images.items() if name not in done]
+            with ThreadPoolExecutor(len(self.workers.pids)) as executor:
+                for clean in executor.map(lambda other: self.round_trip(*other), others):
+                    done[clean.image] = clean
+                    self.progress(f"clean round trip: {len(done)} of {len(self.images)}")
+        except CleanRoundTripFailed as failed:
+            return failed
         return done
+
+    def _spread(self, clean: Clean) -> bool:
+        """Go over to several processes where decoding is slow; whether that was done.
+
+        Threads of one wait for each other. A codec without a ``decode_batch`` of its own, or on a device, has none.
+        """
+        begun = {"opinions", "once", "crops"} & vars(self).keys()
+        slow = self.workers.batched and self.device == "cpu" and cost_of([clean.decoded]) > CROWDED
+        return self._may_spread and slow and not begun and self.crowd()
 
     @property
     def clean(self) -> dict[str, Clean]:

@@ -158,6 +158,7 @@ class Run:
                 limits=self.limits,
                 seed=self.trial_seed,
                 progress=self.progress,
+                spread=True,
             )
         return self._ready[spec.name]
 

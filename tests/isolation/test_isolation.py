@@ -21,6 +21,7 @@ from robustkit import CodecSpec, CodecUnavailable, DecodeError, EncodeError, Ima
 from robustkit.isolation import CodecWorkers, Decoded, Limits, WorkerError
 from robustkit.isolation.process import Worker
 from robustkit.isolation.streams import Streams
+from robustkit.isolation.workers import _even
 from robustkit.registry import Target
 
 QUICK = Limits(seconds=1.5, memory=256 * 2**20, start_seconds=30)
@@ -335,6 +336,14 @@ def test_a_batch_that_fails_without_a_culprit_says_so(stream: bytes, clean: Imag
     for d in decoded:
         np.testing.assert_array_equal(d.image, clean)
         assert any("decode_batch of 3 misshapen, none of them alone" in w for w in d.warnings)
+
+
+@pytest.mark.parametrize(
+    ("streams", "workers", "size"),
+    [(0, 1, 1), (1, 1, 1), (16, 1, 16), (18, 1, 9), (48, 1, 16), (48, 2, 12), (18, 2, 9), (3, 4, 1), (66, 2, 11)],
+)
+def test_batches_are_alike_and_no_worker_waits_for_another(streams: int, workers: int, size: int) -> None:
+    assert _even(streams, 16, workers) == size
 
 
 @pytest.mark.parametrize("workers", [1, 3])

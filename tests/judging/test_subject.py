@@ -154,6 +154,76 @@ def test_trials_stop_where_they_decide_and_are_the_same_with_any_effort(under_te
     assert {a.quantity: a.verdict for a in near.assessments}["refused"] is Verdict.UNPROVED
 
 
+class Together(Store):
+    """Decodes in batches, as codecs do whose libraries have threads."""
+
+    name = "store"
+
+    def decode_batch(self, bitstreams):
+        return super().decode_batch(bitstreams)
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("robustkit.judging.processes.own_cores", lambda: 2)
+    monkeypatch.setattr("robustkit.judging.subject.CROWDED", -1.0)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_where_decoding_is_slow_several_processes_share_it_with_the_same_results(under_test, monkeypatch):
+    subject = under_test(Together, spread=True)
+    alone = under_test(Store)
+    found = [[replace(t, seconds=0.0, memory=0) for t in s.trials(NOISE)] for s in (subject, alone)]
+    assert [len(s.workers.pids) for s in (subject, alone)] == [2, 1]
+    assert found[0] == found[1]
+    assert list(subject.clean) == list(alone.clean)
+    # With other images it stays so.
+    pids = subject.workers.pids
+    subject.take(IMAGES)
+    assert subject.clean_quality == 100.0
+    assert subject.workers.pids == pids
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_one_process_goes_on_where_others_know_it_already(under_test):
+    subject = under_test(Together, spread=True)
+    assert subject.opinions
+    pids = subject.workers.pids
+    assert subject.clean_quality == 100.0
+    assert subject.workers.pids == pids
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize(("variable", "cores", "room"), [("1", 2, 0), (None, 1, 0), (None, 2, 1)])
+def test_one_process_goes_on_where_threads_are_chosen_or_there_is_no_room(
+    under_test, monkeypatch, variable, cores, room
+):
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr("robustkit.judging.processes.own_cores", lambda: cores)
+    monkeypatch.setattr("robustkit.judging.processes.available", lambda: room)
+    subject = under_test(Together, spread=True)
+    assert subject.clean_quality == 100.0
+    assert len(subject.workers.pids) == 1
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_one_process_goes_on_where_decoding_is_fast(under_test, monkeypatch):
+    monkeypatch.setattr("robustkit.judging.subject.CROWDED", 60.0)
+    subject = under_test(Together, spread=True)
+    assert subject.clean_quality == 100.0
+    assert len(subject.workers.pids) == 1
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize(("codec", "spread"), [(Together, False), (Store, True)])
+def test_one_process_goes_on_where_nobody_asked_for_more_or_nothing_is_batched(under_test, codec, spread):
+    subject = under_test(codec, spread=spread)
+    assert subject.clean_quality == 100.0
+    assert len(subject.workers.pids) == 1
+
+
 def test_a_run_shares_its_error_among_all_that_is_promised(under_test):
     subject = under_test()
     # Five trials of each of two images are fewer than the effort has.
