@@ -63,6 +63,10 @@ class Prior(ABC):
     def predict_clean(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
         """Estimate clean float32 latents from noisy ones, ``(b, c, h, w)``, all at one noise level."""
 
+    def predict_loosely(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
+        """As :meth:`predict_clean` but for the last bits, where that is faster: for decoders, which choose nothing."""
+        return self.predict_clean(noisy, level)
+
     def predict_final(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
         """The estimate that becomes the image: as :meth:`predict_clean`, and worth a few more calls."""
         return self.predict_clean(noisy, level)

@@ -450,7 +450,7 @@ class RCCCodec(Codec, Generic[P, Read]):
         shape = (-1, *state.shape[1:])
         noises = _ahead(lambda step: noise(step, said[step]).view(shape), len(said), AHEAD // (most * state.numel()))
         for step, (now, following) in enumerate(itertools.pairwise(levels)):
-            estimate = self.prior.predict_clean(state, now)
+            estimate = self.prior.predict_loosely(state, now)
             step_noise = next(noises, None)
             if step_noise is not None and len(step_noise) > len(state):
                 parent = torch.from_numpy(parents[step]).to(self.prior.device)

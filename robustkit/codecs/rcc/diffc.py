@@ -288,7 +288,7 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
         states, climbs = self._first_noise(header), [self._start(header)]
         channel, counts = self._channel(header, states[0].numel()), header.method.counts
         for step in range(len(streams[0])):
-            estimates = _by_level(self.prior.predict_clean, states, climbs)
+            estimates = _by_level(self.prior.predict_loosely, states, climbs)
             words = np.stack([np.append(indices, correction) for correction, indices in (s[step] for s in streams)])
             first, before, shared = part(shared, words)
             noises = channel.sample(step, words[first, :-1]).view(-1, *states.shape[1:])
@@ -298,7 +298,7 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
             following = [climb.after(own, counts[step]) for climb, own in zip(climbs, corrections, strict=True)]
             states, climbs = _moved(states[parent], estimates[parent], climbs, following, noises), following
         for _ in range(header.method.closing):
-            estimates = _by_level(self.prior.predict_clean, states, climbs)
+            estimates = _by_level(self.prior.predict_loosely, states, climbs)
             following = [climb.closer(CLOSING_LOG_SNR / header.method.closing) for climb in climbs]
             states, climbs = _moved(states, estimates, climbs, following, None), following
         found = self._images(header, _by_level(self.prior.predict_final, states, climbs))
