@@ -230,7 +230,6 @@ def _show_plan(
     pixels = sum(picture.height * picture.width for picture in found)
     smallest = min(found, key=lambda picture: (min(picture.height, picture.width), picture.name))
     scale = pixels / (smallest.height * smallest.width)
-    trials = len(plan.channels) * plan.most
     table = Table(box=None, pad_edge=False)
     for column in ("codec", "streams", "trials", "s/decode", "time", ""):
         table.add_column(column, overflow="fold", justify="left" if column in ("codec", "") else "right")
@@ -241,6 +240,7 @@ def _show_plan(
             table.add_row(Text(label), "", "", "", "", Text(f"can't run here: {entry.skipped}"))
             continue
         speed = speeds[label]
+        trials = len(plan.channels) * (plan.most if plan.until else plan.trials_of(label))
         seconds = scale * (speed.encode + (1 + trials) * (speed.decode + speed.measure)) / jobs / share[1]
         total += seconds
         each = f"{speed.decode * scale / len(found):.3g}"

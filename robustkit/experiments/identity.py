@@ -383,7 +383,7 @@ def _known(entry: Entry, pictures: Sequence[Picture], former: Experiment | None)
         return ()
     names = {picture.name for picture in pictures}
     for found in former.running:
-        if found.entry == entry and {row.image for row in found.matched} >= names:
+        if replace(found.entry, trials=entry.trials) == entry and {row.image for row in found.matched} >= names:
             return found.matched
     return ()
 

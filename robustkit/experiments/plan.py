@@ -43,14 +43,18 @@ class Entry:
         settings: that it is built with.
         target_bpp: bits per pixel that one more setting is matched to, for each image on its own; ``None`` for the
             settings as they are.
+        trials: of each image on each channel, the first ones of the experiment's; ``None`` for all. For slow codecs.
     """
 
     label: str
     codec: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     target_bpp: float | None = None
+    trials: int | None = None
 
     def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 1:
+            raise PlanError(f"{self.label}: trials = {self.trials}: give 1 or more")
         if self.target_bpp is not None and not 0 < self.target_bpp < math.inf:
             raise PlanError(f"{self.label}: target_bpp = {self.target_bpp}: give bits per pixel above 0")
 
@@ -109,6 +113,10 @@ class Plan:
         for kept in self.keep:
             if _KEEP.fullmatch(kept) is None:
                 raise PlanError(f"keep {kept!r}: write worst:3 or median:1")
+        for entry in self.entries:
+            if entry.trials is not None and (self.until or entry.trials > self.trials):
+                most = "leave them out where until is given" if self.until else f"the experiment has {self.trials}"
+                raise PlanError(f"{entry.label}: trials = {entry.trials}: {most}")
         if (rule := self.rule) is not None:
             rule.check(self.metrics[0])
         if self.until and any(text.startswith(PREFIX) for text in self.channels):
@@ -123,6 +131,11 @@ class Plan:
     def most(self) -> int:
         """Trials of each image on each channel, at the most."""
         return self.max_trials if self.until else self.trials
+
+    def trials_of(self, label: str) -> int:
+        """Trials of one codec on each image and channel; with ``until``, in the first round."""
+        own = next((entry.trials for entry in self.entries if entry.label == label), None)
+        return self.trials if own is None else own
 
     @property
     def kept(self) -> list[tuple[str, int]]:
@@ -235,7 +248,7 @@ def make(said: Mapping[str, Any]) -> Plan:
     return Plan(**values)
 
 
-_OF_CODEC = ("codec", "label", "settings", "target_bpp")
+_OF_CODEC = ("codec", "label", "settings", "target_bpp", "trials")
 _PLAIN = frozenset({"images", "crop", "trials", "seed", "until", "max_trials", "time_limit"})
 
 
@@ -269,7 +282,7 @@ def with_targets(plan: Plan, rates: Mapping[str, float]) -> Plan:
             entries.append(entry)
             continue
         settings = {key: value for key, value in entry.settings.items() if key not in ("quality", "bpp", "M")}
-        entries.append(Entry(_labelled(entry.label, bpp), entry.codec, settings, bpp))
+        entries.append(Entry(_labelled(entry.label, bpp), entry.codec, settings, bpp, entry.trials))
     return replace(plan, entries=tuple(entries))
 
 
@@ -304,11 +317,14 @@ def _entries(found: Sequence[Any]) -> tuple[Entry, ...]:
         bpp = item.get("target_bpp")
         if isinstance(bpp, bool) or not isinstance(bpp, int | float | None):
             raise PlanError(f"codecs: {item['codec']}: target_bpp = {bpp!r} is no number")
+        trials = item.get("trials")
+        if isinstance(trials, bool) or not isinstance(trials, int | None):
+            raise PlanError(f"codecs: {item['codec']}: trials = {trials!r} is no whole number")
         label = item.get("label", item["codec"] if bpp is None else _labelled(item["codec"], bpp))
         settings = item.get("settings", {})
         if not isinstance(settings, Mapping) or not isinstance(label, str) or not label:
             raise PlanError(f"codecs: {item['codec']}: settings are a table, and a label is a text")
-        entries.append(Entry(label, item["codec"], dict(settings), bpp))
+        entries.append(Entry(label, item["codec"], dict(settings), bpp, trials))
     return tuple(entries)
 
 
