@@ -119,9 +119,7 @@ def set_summary(values: np.typing.NDArray[np.float64]) -> tuple[float, float]:
     )
 
 
-def losses(
-    results: Results, measure: Measure, *, channels: Sequence[str] = (), tolerance: float = TOLERANCE
-) -> Table:
+def losses(results: Results, measure: Measure, *, channels: Sequence[str] = (), tolerance: float = TOLERANCE) -> Table:
     """A row a codec: rate, quality without damage, and by channel what damage costs and how often there is no image.
 
     Args:
