@@ -1,0 +1,117 @@
+"""The results that docs/results keeps, and the tables of the documents that are made of them. At a checkout's root:
+
+    python tests/kept_results.py keep NAME FOLDER   keep the rows of FOLDER, where experiments/NAME.toml was swept
+    python tests/kept_results.py write              make the tables anew, in all documents
+
+A table stands between ``<!-- results: NAME TABLE [KEY=VALUE ...] -->`` and ``<!-- end of results -->``. TABLE is one of
+those that ``robustkit figures`` writes. The keys are ``entries`` and ``channels``, with "," or ";" between several, and
+``metric``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robustkit.experiments import published, rows, store, tables
+from robustkit.experiments.results import Measure, Results
+from robustkit.experiments.text import Table
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "docs" / "results"
+#: Beside the rows: which command made them, at which commit, when.
+MADE = "made.json"
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md"), *(ROOT / "benchmarks").glob("*.md")])
+_BLOCK = re.compile(r"(<!-- results: ([\w-]+) ([\w-]+)((?: [\w-]+=\S+)*) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+_TABLES: Mapping[str, Callable[[Results, Measure, list[str]], Table]] = {
+    "losses": lambda results, measure, channels: tables.losses(results, measure, channels=channels),
+    "layout": lambda results, measure, channels: tables.published_layout(
+        results, [measure, *([found] if (found := results.perceptual()) else [])], channels=channels
+    ),
+    "conventions": lambda results, measure, _: tables.conventions(results, measure),
+    "rates": lambda results, *_: tables.rate_table(results),
+    "published": lambda results, *_: published.comparison(results, [results.metric("psnr")], "kodak24"),
+}
+
+
+def table_of(name: str) -> pa.Table:
+    """The rows that are kept under a name."""
+    return pq.read_table(KEPT / name / store.ROWS)
+
+
+def made(name: str) -> dict[str, str]:
+    """Command, commit and date of the rows that are kept under a name."""
+    found: dict[str, str] = json.loads((KEPT / name / MADE).read_text(encoding="utf-8"))
+    return found
+
+
+def rendered(name: str, kind: str, **keys: str) -> str:
+    """The Markdown of a table, and below it where it comes from."""
+    unknown = set(keys) - {"entries", "channels", "metric"}
+    assert not unknown, unknown
+    entries, channels = (
+        re.split("[,;](?![^(]*\\))", keys[key]) if key in keys else [] for key in ("entries", "channels")
+    )
+    results = Results(table_of(name), entries=entries)
+    table = _TABLES[kind](results, results.metric(keys.get("metric", "psnr")), channels)
+    said = made(name)
+    origin = f"Made by `{said['command']}`, commit `{said['commit']}`, {said['date']}."
+    # What stands above the table is the document's to say.
+    return "\n".join([*table.markdown().split("\n")[2:], origin, ""])
+
+
+def renewed(text: str) -> str:
+    """A document with its tables made anew."""
+
+    def anew(found: re.Match[str]) -> str:
+        keys = dict(pair.split("=", 1) for pair in found[4].split())
+        return f"{found[1]}\n{rendered(found[2], found[3], **keys)}\n{found[5]}"
+
+    return _BLOCK.sub(anew, text)
+
+
+def keep(name: str, folder: Path) -> None:
+    """Keep the rows of a folder of ``robustkit sweep``, without seconds and memory."""
+    found = rows.without_timings(rows.ordered(store.read(folder)))
+    (KEPT / name).mkdir(parents=True, exist_ok=True)
+    pq.write_table(found, KEPT / name / store.ROWS, compression="zstd", compression_level=19, write_statistics=False)
+    head = subprocess.run(
+        ["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    said: dict[str, Any] = {
+        "command": f"robustkit sweep experiments/{name}.toml --out {name}",
+        "commit": head.stdout.strip(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    (KEPT / name / MADE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    keeping = commands.add_parser("keep")
+    keeping.add_argument("name")
+    keeping.add_argument("folder", type=Path)
+    commands.add_parser("write")
+    given = parser.parse_args()
+    if given.command == "keep":
+        keep(given.name, given.folder)
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        if (new := renewed(text)) != text:
+            path.write_text(new, encoding="utf-8")
+            print(f"{path.relative_to(ROOT)} is made anew")
+
+
+if __name__ == "__main__":
+    main()
