@@ -15,6 +15,7 @@ from robustkit import quality
 from robustkit.channels import CHANNELS, Channel, ChannelError, parse
 from robustkit.errors import RobustkitError
 from robustkit.experiments.draws import PREFIX, PublishedBSC
+from robustkit.experiments.setmetrics import PATCH, SETS
 from robustkit.experiments.until import Until
 from robustkit.images import sets
 from robustkit.spelling import nearest
@@ -72,6 +73,8 @@ class Plan:
         seed: of the trials.
         metrics: of quality; the first one orders trials where some are kept. One whose name ends in "?" is left out
             where it can't run.
+        sets: metrics of whole sets of images, such as "fid", measured trial by trial when all rows are there.
+        patch: side in pixels of the patches that these compare.
         until: when a point has enough trials, ``ci=0.2dB`` or ``failures=50``; empty for a fixed number.
         max_trials: of each image on each channel, where ``until`` is given.
         keep: streams and reconstructions to keep of each image on each channel: ``worst:3``, ``median:1``.
@@ -85,6 +88,8 @@ class Plan:
     trials: int = 10
     seed: int = 0
     metrics: tuple[str, ...] = ("psnr",)
+    sets: tuple[str, ...] = ()
+    patch: int = PATCH
     until: str = ""
     max_trials: int = 1000
     keep: tuple[str, ...] = ()
@@ -106,6 +111,8 @@ class Plan:
             raise PlanError(
                 f"trials = {self.trials}, max_trials = {self.max_trials}: give 1 or more, and no fewer at the most"
             )
+        if self.patch < 2:
+            raise PlanError(f"patch = {self.patch}: give a side of 2 pixels or more")
         if self.crop is not None and self.crop < 1:
             raise PlanError(f"crop = {self.crop}: give a side of 1 pixel or more")
         if not 0 < self.time_limit < math.inf:
@@ -157,9 +164,11 @@ class Plan:
             PlanError: it did not give that.
         """
         try:
+            # What an experiment that was begun by an earlier robustkit does not have.
+            found = {"sets": (), "patch": PATCH, **found}
             values = {f.name: found[f.name] for f in fields(cls)}
             values["entries"] = tuple(Entry(**entry) for entry in found["entries"])
-            for name in ("channels", "metrics", "keep"):
+            for name in ("channels", "metrics", "sets", "keep"):
                 values[name] = tuple(values[name])
             return cls(**values)
         except (KeyError, TypeError) as error:
@@ -178,6 +187,7 @@ _KEYS: Mapping[str, tuple[type, ...]] = {
     "trials": (int,),
     "seed": (int,),
     "metrics": (list,),
+    "patch": (int,),
     "until": (str,),
     "max_trials": (int,),
     "keep": (list,),
@@ -238,7 +248,9 @@ def make(said: Mapping[str, Any]) -> Plan:
     if "keep" in said:
         values["keep"] = tuple(_texts("keep", said["keep"]))
     if "metrics" in said:
-        values["metrics"] = tuple(dict.fromkeys(map(_metric, _texts("metrics", said["metrics"]))))
+        named = list(dict.fromkeys(map(_metric, _texts("metrics", said["metrics"]))))
+        values["sets"] = tuple(name for name in named if name.removesuffix(OPTIONAL) in SETS)
+        values["metrics"] = tuple(name for name in named if name not in values["sets"])
     values["entries"] = _entries(said.get("codecs", ()))
     values["channels"] = tuple(_channels(_texts("channels", said.get("channels", ())), said.get("bers", ())))
     if values.get("until"):
@@ -249,7 +261,7 @@ def make(said: Mapping[str, Any]) -> Plan:
 
 
 _OF_CODEC = ("codec", "label", "settings", "target_bpp", "trials")
-_PLAIN = frozenset({"images", "crop", "trials", "seed", "until", "max_trials", "time_limit"})
+_PLAIN = frozenset({"images", "crop", "trials", "seed", "patch", "until", "max_trials", "time_limit"})
 
 
 def channel_of(text: str) -> Channel:
