@@ -110,8 +110,7 @@ def measure(
                         pairs = _pairs(bench, Path(place), trials[number], number)
                         found = _values(plan, pairs, len(trials[number]), network, device, originals)
                         for metric, value in found.items():
-                            images = len(trials[number])
-                            known[Which(label, channel, number, metric)] = Value(value, images, plan.patch)
+                            known[Which(label, channel, number, metric)] = Value(value, len(trials[number]), plan.patch)
                 write(folder, known)
     finally:
         bench.close()
