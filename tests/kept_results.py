@@ -1,6 +1,7 @@
 """The results that docs/results keeps, and the tables of the documents that are made of them. At a checkout's root:
 
-    python tests/kept_results.py keep NAME FOLDER   keep the rows of FOLDER, where experiments/NAME.toml was swept
+    python tests/kept_results.py keep NAME FOLDER   keep the rows of FOLDER, where experiments/NAME.toml was swept;
+                                                    flags that the sweep had beside the file come after them
     python tests/kept_results.py write              make the tables anew, in all documents
 
 A table stands between ``<!-- results: NAME TABLE [KEY=VALUE ...] -->`` and ``<!-- end of results -->``. TABLE is one of
@@ -14,14 +15,16 @@ import argparse
 import datetime
 import json
 import re
+import shlex
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustkit.experiments import plan as plans
 from robustkit.experiments import published, rows, store, tables
 from robustkit.experiments.results import Measure, Results
 from robustkit.experiments.text import Table
@@ -80,16 +83,19 @@ def renewed(text: str) -> str:
     return _BLOCK.sub(anew, text)
 
 
-def keep(name: str, folder: Path) -> None:
-    """Keep the rows of a folder of ``robustkit sweep``, without seconds and memory."""
+def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
+    """Keep the rows of a folder of ``robustkit sweep`` that are the experiment's, without seconds and memory."""
+    plan = plans.make(plans.loaded(ROOT / "experiments" / f"{name}.toml"))
     found = rows.without_timings(rows.ordered(store.read(folder)))
+    of = {entry.label: plan.trials_of(entry.label) for entry in plan.entries}
+    found = found.filter(pa.array([trial < of.get(entry, 0) for entry, _, _, trial in rows.keys(found)]))
     (KEPT / name).mkdir(parents=True, exist_ok=True)
     pq.write_table(found, KEPT / name / store.ROWS, compression="zstd", compression_level=19, write_statistics=False)
     head = subprocess.run(
         ["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     said: dict[str, Any] = {
-        "command": f"robustkit sweep experiments/{name}.toml --out {name}",
+        "command": f"{shlex.join(['robustkit', 'sweep', f'experiments/{name}.toml', *flags, '--out', name])}",
         "commit": head.stdout.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
@@ -103,9 +109,9 @@ def main() -> None:
     keeping.add_argument("name")
     keeping.add_argument("folder", type=Path)
     commands.add_parser("write")
-    given = parser.parse_args()
+    given, flags = parser.parse_known_args()
     if given.command == "keep":
-        keep(given.name, given.folder)
+        keep(given.name, given.folder, flags)
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         if (new := renewed(text)) != text:

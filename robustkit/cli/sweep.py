@@ -260,6 +260,8 @@ def _show_plan(
         click.echo(f"  {channel}")
     Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
     said = f"share {share[0]} of {share[1]}, " if share != (1, 1) else ""
+    if any(entry.matched for entry in experiment.entries):
+        click.echo(f"rates are matched on {smallest.name} alone here, the smallest image; a sweep matches each image")
     if plan.sets:
         click.echo(f"{', '.join(plan.sets)}: each trial is decoded once more at the end, which is not in the time")
     click.echo(
