@@ -12,6 +12,7 @@ those that ``robustkit figures`` writes. The keys are ``entries`` and ``channels
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
 import json
 import re
@@ -31,6 +32,8 @@ from robustkit.experiments.text import Table
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "results"
+#: In place of rows, of what was measured before there was `robustkit sweep`.
+FIGURES = "losses.csv"
 #: Beside the rows: which command made them, at which commit, when.
 MADE = "made.json"
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -65,12 +68,36 @@ def rendered(name: str, kind: str, **keys: str) -> str:
     entries, channels = (
         re.split("[,;](?![^(]*\\))", keys[key]) if key in keys else [] for key in ("entries", "channels")
     )
-    results = Results(table_of(name), entries=entries)
-    table = _TABLES[kind](results, results.metric(keys.get("metric", "psnr")), channels)
     said = made(name)
     origin = f"Made by `{said['command']}`, commit `{said['commit']}`, {said['date']}."
+    if (KEPT / name / FIGURES).exists():
+        now = f"\nThe same experiment is now `{said['now']}`." if "now" in said else ""
+        return f"{measured_before(name, channels)}\n\n{origin}{now}\n"
+    results = Results(table_of(name), entries=entries)
+    table = _TABLES[kind](results, results.metric(keys.get("metric", "psnr")), channels)
     # What stands above the table is the document's to say.
-    return "\n".join([*table.markdown().split("\n")[2:], origin, ""])
+    return "\n".join([*table.markdown().split("\n")[2:], origin, ""]).lstrip("\n")
+
+
+def measured_before(name: str, channels: Sequence[str]) -> str:
+    """The table of losses that programs before `robustkit sweep` measured, of which the figures are kept and no rows."""
+    lines: dict[str, list[str]] = {}
+    with (KEPT / name / FIGURES).open(encoding="utf-8", newline="") as file:
+        rows_ = list(csv.DictReader(file))
+    wanted = list(channels) or list(dict.fromkeys(row["channel"] for row in rows_))
+
+    def cell(row: Mapping[str, str], key: str, *, per_cent: bool = False) -> str:
+        values = [row.get(f"{key}{end}") for end in ("", "_low", "_high")]
+        shown = [f"{100 * float(value):.0f}" if per_cent else value for value in values if value]
+        return f"{shown[0]} [{shown[1]}, {shown[2]}]" if len(shown) == 3 else shown[0] if shown else "n/a"
+
+    for row in rows_:
+        if row["channel"] in wanted:
+            line = lines.setdefault(row["entry"], [f"`{row['entry']}`", row["bpp"], cell(row, "clean")])
+            line += [cell(row, "loss"), cell(row, "no_image", per_cent=True)]
+    heads = ["codec", "bpp", "clean PSNR, dB"]
+    heads += [head for channel in wanted for head in (f"{channel}: loss, dB", "no image, %")]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines.values()])
 
 
 def renewed(text: str) -> str:

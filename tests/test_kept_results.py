@@ -13,7 +13,7 @@ from robustkit.experiments import plan as plans
 from robustkit.experiments import rows
 from robustkit.experiments.rows import CLEAN
 
-NAMES = sorted(path.parent.name for path in results.KEPT.glob(f"*/{results.MADE}"))
+NAMES = sorted(path.parent.name for path in results.KEPT.glob("*/rows.parquet"))
 
 
 @pytest.mark.parametrize("document", results.DOCUMENTS, ids=lambda path: str(path.relative_to(results.ROOT)))
