@@ -20,7 +20,7 @@ from robustkit.judging.finding import NOT_PROVED
 
 RCC_CODECS = ("turbo-ddcm", "robust-turbo-ddcm", "robust-turbo-ddcm-uep", "ddcm", "diffc", "psc")
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+PAGES = sorted([*(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")), "docs/results/README.md"])
 DOCUMENTS = [
     "README.md",
     "ARCHITECTURE.md",

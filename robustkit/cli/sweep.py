@@ -59,7 +59,10 @@ Examples:
               help="Of each image on each channel; with --until, in a round.  [default: 10]")  # fmt: skip
 @click.option("--until", metavar="RULE", help="ci=0.2dB or failures=50: more rounds until a point has enough.")
 @click.option("--max-trials", type=click.IntRange(min=1), metavar="N", help="With --until.  [default: 1000]")
-@click.option("--metric", "metrics", metavar="NAME", multiple=True, help="Of quality; repeatable.  [default: psnr]")
+@click.option("--metric", "metrics", metavar="NAME", multiple=True,
+              help="Of quality; repeatable. fid, fid-published and kid compare whole sets and decode each trial once "
+              "more.  [default: psnr]")  # fmt: skip
+@click.option("--patch", type=click.IntRange(min=2), metavar="PIXELS", help="Side of FID's patches.  [default: 64]")
 @click.option("--seed", type=int, help="Of the trials.  [default: 0]")
 @click.option("--keep", metavar="RULE", multiple=True,
               help="worst:3 or median:1: keep these streams and pictures of each image and channel.")  # fmt: skip
@@ -96,7 +99,7 @@ def command(
     shared.needs("pyarrow")
     from robustkit import quality
     from robustkit.channels import ChannelError
-    from robustkit.experiments import identity, pictures
+    from robustkit.experiments import identity, pictures, setmetrics
     from robustkit.experiments.identity import FILE, Experiment
     from robustkit.experiments.matchrate import MatchError
     from robustkit.experiments.plan import OPTIONAL, PlanError
@@ -118,6 +121,9 @@ def command(
             # Why one that may be left out is, is said where it is.
             with suppress(*[MetricUnavailable] * metric.endswith(OPTIONAL)):
                 quality.fetch(metric.removesuffix(OPTIONAL))
+        for metric in plan.sets if allow_downloads else ():
+            with suppress(*[MetricUnavailable] * metric.endswith(OPTIONAL)):
+                setmetrics.inception(setmetrics.usual_device(), allow_downloads=True)
         with shared.progress("loading codecs") as tell:
             former = Experiment.read(out) if out is not None and (out / FILE).exists() else None
             experiment, speeds = identity.examine(
@@ -230,7 +236,6 @@ def _show_plan(
     pixels = sum(picture.height * picture.width for picture in found)
     smallest = min(found, key=lambda picture: (min(picture.height, picture.width), picture.name))
     scale = pixels / (smallest.height * smallest.width)
-    trials = len(plan.channels) * plan.most
     table = Table(box=None, pad_edge=False)
     for column in ("codec", "streams", "trials", "s/decode", "time", ""):
         table.add_column(column, overflow="fold", justify="left" if column in ("codec", "") else "right")
@@ -241,6 +246,7 @@ def _show_plan(
             table.add_row(Text(label), "", "", "", "", Text(f"can't run here: {entry.skipped}"))
             continue
         speed = speeds[label]
+        trials = len(plan.channels) * (plan.most if plan.until else plan.trials_of(label))
         seconds = scale * (speed.encode + (1 + trials) * (speed.decode + speed.measure)) / jobs / share[1]
         total += seconds
         each = f"{speed.decode * scale / len(found):.3g}"
@@ -248,12 +254,16 @@ def _show_plan(
     most = " at the most" if plan.until else ""
     click.echo(
         f"{len(found)} images, {len(plan.channels)} channels, {plan.most} trials of each{most}, seed {plan.seed}; "
-        f"metrics: {', '.join(plan.metrics)}"
+        f"metrics: {', '.join((*plan.metrics, *plan.sets))}"
     )
     for channel in plan.channels:
         click.echo(f"  {channel}")
     Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
     said = f"share {share[0]} of {share[1]}, " if share != (1, 1) else ""
+    if any(entry.matched for entry in experiment.entries):
+        click.echo(f"rates are matched on {smallest.name} alone here, the smallest image; a sweep matches each image")
+    if plan.sets:
+        click.echo(f"{', '.join(plan.sets)}: each trial is decoded once more at the end, which is not in the time")
     click.echo(
         f"{said}{jobs} process{'es' if jobs > 1 else ''}: about {_span(total)}{most}, by one image's decode; "
         "codecs that decode batches take less"

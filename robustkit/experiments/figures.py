@@ -18,6 +18,7 @@ from robustkit.experiments import (
     lines,
     published,
     rateplots,
+    sets,
     store,
     tables,
 )
@@ -26,8 +27,6 @@ from robustkit.experiments.lines import Convention
 from robustkit.experiments.results import Measure, Results, ResultsError
 from robustkit.experiments.text import Table, escape_markdown
 
-#: In an experiment's folder, metrics of whole sets of images such as FID: entry, channel, trial, metric, value.
-SETS = "sets.csv"
 #: The page with everything on it.
 PAGE = "figures.md"
 
@@ -72,7 +71,7 @@ def read(directory: Path, entries: Sequence[str] = (), *, note: Callable[[str], 
         RowsError: the folder can't be read, or has no rows.
         ResultsError: its rows are no experiment's.
     """
-    found = Results(store.read(directory), entries=entries, sets=read_sets(directory / SETS))
+    found = Results(store.read(directory), entries=entries, sets=read_sets(directory / sets.FILE))
     lost = [image for image in found.images if any(image in point.lost for point in found.points.values())]
     found.grey, notes = grey.scores(directory, lost, found.measures)
     for line in notes:

@@ -20,7 +20,7 @@ from robustkit import __version__, quality
 from robustkit.codec import EncodeError, Image
 from robustkit.codecs.ladder import STEPS
 from robustkit.errors import RobustkitError
-from robustkit.experiments import matchrate, store
+from robustkit.experiments import matchrate, setmetrics, store
 from robustkit.experiments.matchrate import Matched, MatchError
 from robustkit.experiments.pictures import Picture
 from robustkit.experiments.plan import OPTIONAL, Entry, Plan, PlanError
@@ -276,6 +276,22 @@ def _measurable(metrics: Sequence[str], image: Image, note: Callable[[str], None
     return found
 
 
+def _comparable(plan: Plan, smallest: Image, note: Callable[[str], None]) -> tuple[str, ...]:
+    """The metrics of sets, without those that may be left out and can't run here."""
+    found = []
+    for metric in plan.sets:
+        name = metric.removesuffix(OPTIONAL)
+        try:
+            setmetrics.inception(setmetrics.usual_device())
+            setmetrics.patches(smallest, plan.patch)
+            found.append(name)
+        except (MetricUnavailable, setmetrics.SetMetricError) as error:
+            if name == metric:
+                raise
+            note(f"{name} is left out, it can't run here: {error}")
+    return tuple(found)
+
+
 def examine(
     plan: Plan,
     pictures: Sequence[Picture],
@@ -303,13 +319,13 @@ def examine(
     Raises:
         PlanError: no such codec, or none that runs here.
         UnknownMetric, MetricUnavailable: a metric is unknown or can't run here.
-        ValueError: a metric can't measure the smallest image.
+        ValueError: a metric can't measure the smallest image, or has no patch in it.
     """
     specs = [spec_of(entry) for entry in plan.entries]
     smallest = min(pictures, key=lambda picture: (min(picture.height, picture.width), picture.name))
     first = smallest.load()
     metrics = _measurable(plan.metrics, first, note)
-    plan = replace(plan, metrics=tuple(metrics))
+    plan = replace(plan, metrics=tuple(metrics), sets=_comparable(plan, first, note))
     speeds: dict[str, Speed] = {}
     entries = []
     for entry, spec in zip(plan.entries, specs, strict=True):
@@ -383,7 +399,7 @@ def _known(entry: Entry, pictures: Sequence[Picture], former: Experiment | None)
         return ()
     names = {picture.name for picture in pictures}
     for found in former.running:
-        if found.entry == entry and {row.image for row in found.matched} >= names:
+        if replace(found.entry, trials=entry.trials) == entry and {row.image for row in found.matched} >= names:
             return found.matched
     return ()
 

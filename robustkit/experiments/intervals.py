@@ -168,6 +168,32 @@ def corrupted(point: Point, *, confidence: float = CONFIDENCE) -> Share:
     return Share(count, len(events), bound)
 
 
+def loss(point: Point, clean: Point, measure: Measure, *, confidence: float = CONFIDENCE) -> Bound:
+    """What damage costs: the mean loss against the clean decode of the same image, over the trials with an image.
+
+    Args:
+        point: of a channel.
+        clean: of the same entry. Images that decode to their original have no number to lose from, and are left out.
+
+    Returns:
+        The mean over images of the mean over trials and its two-sided interval, in the metric's unit; above 0 the
+        trials are worse.
+    """
+    key = ("loss", measure.name, confidence)
+    if key not in point.known:
+        known = clean.metrics[measure.name]
+        there = ~np.isnan(known) & ~measure.identical(known)
+        best = {image: float(value) for image, value, take in zip(clean.images, known, there, strict=True) if take}
+        sign = 1.0 if measure.higher_is_better else -1.0
+        values = point.metrics[measure.name]
+        lost = np.array([best.get(image, math.nan) for image in point.images]) - values
+        point.known[key] = statistics.mean_bound(
+            point.by_image(sign * lost, ~np.isnan(lost)), confidence=confidence, two_sided=True
+        )
+    found: Bound = point.known[key]
+    return found
+
+
 def paired(
     one: Point,
     other: Point,

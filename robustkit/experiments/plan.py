@@ -15,6 +15,7 @@ from robustkit import quality
 from robustkit.channels import CHANNELS, Channel, ChannelError, parse
 from robustkit.errors import RobustkitError
 from robustkit.experiments.draws import PREFIX, PublishedBSC
+from robustkit.experiments.setmetrics import PATCH, SETS
 from robustkit.experiments.until import Until
 from robustkit.images import sets
 from robustkit.spelling import nearest
@@ -43,14 +44,18 @@ class Entry:
         settings: that it is built with.
         target_bpp: bits per pixel that one more setting is matched to, for each image on its own; ``None`` for the
             settings as they are.
+        trials: of each image on each channel, the first ones of the experiment's; ``None`` for all. For slow codecs.
     """
 
     label: str
     codec: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     target_bpp: float | None = None
+    trials: int | None = None
 
     def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 1:
+            raise PlanError(f"{self.label}: trials = {self.trials}: give 1 or more")
         if self.target_bpp is not None and not 0 < self.target_bpp < math.inf:
             raise PlanError(f"{self.label}: target_bpp = {self.target_bpp}: give bits per pixel above 0")
 
@@ -68,6 +73,8 @@ class Plan:
         seed: of the trials.
         metrics: of quality; the first one orders trials where some are kept. One whose name ends in "?" is left out
             where it can't run.
+        sets: metrics of whole sets of images, such as "fid", measured trial by trial when all rows are there.
+        patch: side in pixels of the patches that these compare.
         until: when a point has enough trials, ``ci=0.2dB`` or ``failures=50``; empty for a fixed number.
         max_trials: of each image on each channel, where ``until`` is given.
         keep: streams and reconstructions to keep of each image on each channel: ``worst:3``, ``median:1``.
@@ -81,6 +88,8 @@ class Plan:
     trials: int = 10
     seed: int = 0
     metrics: tuple[str, ...] = ("psnr",)
+    sets: tuple[str, ...] = ()
+    patch: int = PATCH
     until: str = ""
     max_trials: int = 1000
     keep: tuple[str, ...] = ()
@@ -102,6 +111,8 @@ class Plan:
             raise PlanError(
                 f"trials = {self.trials}, max_trials = {self.max_trials}: give 1 or more, and no fewer at the most"
             )
+        if self.patch < 2:
+            raise PlanError(f"patch = {self.patch}: give a side of 2 pixels or more")
         if self.crop is not None and self.crop < 1:
             raise PlanError(f"crop = {self.crop}: give a side of 1 pixel or more")
         if not 0 < self.time_limit < math.inf:
@@ -109,6 +120,10 @@ class Plan:
         for kept in self.keep:
             if _KEEP.fullmatch(kept) is None:
                 raise PlanError(f"keep {kept!r}: write worst:3 or median:1")
+        for entry in self.entries:
+            if entry.trials is not None and (self.until or entry.trials > self.trials):
+                most = "leave them out where until is given" if self.until else f"the experiment has {self.trials}"
+                raise PlanError(f"{entry.label}: trials = {entry.trials}: {most}")
         if (rule := self.rule) is not None:
             rule.check(self.metrics[0])
         if self.until and any(text.startswith(PREFIX) for text in self.channels):
@@ -123,6 +138,11 @@ class Plan:
     def most(self) -> int:
         """Trials of each image on each channel, at the most."""
         return self.max_trials if self.until else self.trials
+
+    def trials_of(self, label: str) -> int:
+        """Trials of one codec on each image and channel; with ``until``, in the first round."""
+        own = next((entry.trials for entry in self.entries if entry.label == label), None)
+        return self.trials if own is None else own
 
     @property
     def kept(self) -> list[tuple[str, int]]:
@@ -144,9 +164,11 @@ class Plan:
             PlanError: it did not give that.
         """
         try:
+            # What an experiment that was begun by an earlier robustkit does not have.
+            found = {"sets": (), "patch": PATCH, **found}
             values = {f.name: found[f.name] for f in fields(cls)}
             values["entries"] = tuple(Entry(**entry) for entry in found["entries"])
-            for name in ("channels", "metrics", "keep"):
+            for name in ("channels", "metrics", "sets", "keep"):
                 values[name] = tuple(values[name])
             return cls(**values)
         except (KeyError, TypeError) as error:
@@ -165,6 +187,7 @@ _KEYS: Mapping[str, tuple[type, ...]] = {
     "trials": (int,),
     "seed": (int,),
     "metrics": (list,),
+    "patch": (int,),
     "until": (str,),
     "max_trials": (int,),
     "keep": (list,),
@@ -225,7 +248,9 @@ def make(said: Mapping[str, Any]) -> Plan:
     if "keep" in said:
         values["keep"] = tuple(_texts("keep", said["keep"]))
     if "metrics" in said:
-        values["metrics"] = tuple(dict.fromkeys(map(_metric, _texts("metrics", said["metrics"]))))
+        named = list(dict.fromkeys(map(_metric, _texts("metrics", said["metrics"]))))
+        values["sets"] = tuple(name for name in named if name.removesuffix(OPTIONAL) in SETS)
+        values["metrics"] = tuple(name for name in named if name not in values["sets"])
     values["entries"] = _entries(said.get("codecs", ()))
     values["channels"] = tuple(_channels(_texts("channels", said.get("channels", ())), said.get("bers", ())))
     if values.get("until"):
@@ -235,8 +260,8 @@ def make(said: Mapping[str, Any]) -> Plan:
     return Plan(**values)
 
 
-_OF_CODEC = ("codec", "label", "settings", "target_bpp")
-_PLAIN = frozenset({"images", "crop", "trials", "seed", "until", "max_trials", "time_limit"})
+_OF_CODEC = ("codec", "label", "settings", "target_bpp", "trials")
+_PLAIN = frozenset({"images", "crop", "trials", "seed", "patch", "until", "max_trials", "time_limit"})
 
 
 def channel_of(text: str) -> Channel:
@@ -269,7 +294,7 @@ def with_targets(plan: Plan, rates: Mapping[str, float]) -> Plan:
             entries.append(entry)
             continue
         settings = {key: value for key, value in entry.settings.items() if key not in ("quality", "bpp", "M")}
-        entries.append(Entry(_labelled(entry.label, bpp), entry.codec, settings, bpp))
+        entries.append(Entry(_labelled(entry.label, bpp), entry.codec, settings, bpp, entry.trials))
     return replace(plan, entries=tuple(entries))
 
 
@@ -304,11 +329,14 @@ def _entries(found: Sequence[Any]) -> tuple[Entry, ...]:
         bpp = item.get("target_bpp")
         if isinstance(bpp, bool) or not isinstance(bpp, int | float | None):
             raise PlanError(f"codecs: {item['codec']}: target_bpp = {bpp!r} is no number")
+        trials = item.get("trials")
+        if isinstance(trials, bool) or not isinstance(trials, int | None):
+            raise PlanError(f"codecs: {item['codec']}: trials = {trials!r} is no whole number")
         label = item.get("label", item["codec"] if bpp is None else _labelled(item["codec"], bpp))
         settings = item.get("settings", {})
         if not isinstance(settings, Mapping) or not isinstance(label, str) or not label:
             raise PlanError(f"codecs: {item['codec']}: settings are a table, and a label is a text")
-        entries.append(Entry(label, item["codec"], dict(settings), bpp))
+        entries.append(Entry(label, item["codec"], dict(settings), bpp, trials))
     return tuple(entries)
 
 

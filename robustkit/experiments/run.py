@@ -31,6 +31,7 @@ from robustkit.images import ImageError
 from robustkit.isolation import Limits, WorkerError
 from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject
 from robustkit.judging.trial import Clean, Trial
+from robustkit.outcome import Outcome
 from robustkit.registry import CodecUnavailable
 
 STREAMS = "streams"
@@ -173,7 +174,8 @@ class Bench:
             store.write_part(self.folder, rows.table(made, self._schema))
         first = self.experiment.plan.metrics[0]
         values = tuple((tuple(row[name] for name in rows.KEY), row.get(first), row["outcome"]) for row in made)
-        return Report(len(made), time.monotonic() - began, failed, values)
+        decoded = sum(row["flips"] > 0 or row["outcome"] != Outcome.INTACT.value for row in made)
+        return Report(len(made), time.monotonic() - began, failed, values, decoded=decoded)
 
     def _image(self, label: str, image: str, groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
         if all(group.channel == ENCODE for group in groups):

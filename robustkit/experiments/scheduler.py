@@ -105,7 +105,7 @@ class Scheduler:
             for channel in self.plan.channels:
                 if self.rule is not None:
                     self.points.setdefault((label, channel), _Point(self.plan.trials))
-                yield from tasks.blocks(label, image, channel, 0, self.plan.trials)
+                yield from tasks.blocks(label, image, channel, 0, self.plan.trials_of(label))
 
     def _missing(self, group: Group) -> bool:
         return any(key not in self.done for key in group.keys)
@@ -159,8 +159,9 @@ class Scheduler:
         codec = next(codec for codec in self.codecs if codec.label == chunk.entry)
         if any(group.channel == tasks.ENCODE for group in chunk.groups):
             codec.encoding -= 1
-        elif not report.error:
-            codec.seconds = report.seconds / max(1, chunk.decodes)
+        elif report.decoded:
+            # At low severities most streams stay as they are and cost nothing, which says nothing of the others.
+            codec.seconds = report.seconds / report.decoded
         for image, why in (report.failed or {}).items():
             self._fail(codec, image, why)
         if report.error:

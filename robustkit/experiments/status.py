@@ -111,7 +111,7 @@ def status(folder: Path) -> Status:
                 mine.append(_point(experiment, label, channel, here, done, trials_of[label, channel]))
         points += mine
         over = sum(point.state in ("enough", "at the most") for point in mine)
-        each = 1 + len(plan.channels) * plan.most
+        each = 1 + len(plan.channels) * (plan.most if plan.until else plan.trials_of(label))
         planned, lost = (0, 0) if found.skipped else (len(images) * each, len(failed) * each)
         if plan.until and mine and over == len(mine):
             planned, lost = rows_of[label], 0
@@ -129,7 +129,8 @@ def _point(
 ) -> PointStatus:
     plan, rule = experiment.plan, experiment.plan.rule
     if rule is None:
-        return PointStatus(label, channel, trials, None, "done" if trials >= plan.trials * len(images) else "running")
+        enough = trials >= plan.trials_of(label) * len(images)
+        return PointStatus(label, channel, trials, None, "done" if enough else "running")
     clean = [value for image in images if (value := done.get((label, image, CLEAN, -1), (None, ""))[0]) is not None]
     counts = [_run_length(done, label, image, channel) for image in images]
     rounds = min(counts, default=0)

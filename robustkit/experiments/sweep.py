@@ -17,7 +17,7 @@ from typing import Any
 
 from robustkit import quality
 from robustkit.errors import RobustkitError
-from robustkit.experiments import keep, rows, run, store
+from robustkit.experiments import keep, rows, run, sets, store
 from robustkit.experiments.backends import Backend, Dask, Here, Processes
 from robustkit.experiments.identity import FILE, Experiment, ExperimentError
 from robustkit.experiments.plan import Plan
@@ -156,6 +156,8 @@ def sweep(
         given_up = {codec.label: codec.given_up for codec in todo.codecs if codec.given_up}
         if plan.keep and shard == (1, 1) and not given_up:
             keep.keep(folder, experiment, plan, tell=watch.say)
+        if plan.sets and shard == (1, 1) and not given_up:
+            sets.measure(folder, experiment, plan, tell=watch.say)
         return Ended(watch.progress.written, watch.progress.done, failed, given_up)
 
 

@@ -33,6 +33,7 @@ def all_of(
             published_layout(results, measures, channels=channels, name=name, tolerance=tolerance)
             for name, channels in _layouts(results)
         ),
+        *(losses(results, measure, tolerance=tolerance) for measure in measures),
         *(conventions(results, measure, tolerance=tolerance) for measure in measures),
         rate_table(results, tolerance=tolerance),
     ]
@@ -116,6 +117,59 @@ def set_summary(values: np.typing.NDArray[np.float64]) -> tuple[float, float]:
         float(there.mean()) if len(there) else math.nan,
         float(there.std(ddof=1)) if len(there) > 1 else math.nan,
     )
+
+
+def losses(results: Results, measure: Measure, *, channels: Sequence[str] = (), tolerance: float = TOLERANCE) -> Table:
+    """A row a codec: rate, quality without damage, and by channel what damage costs and how often there is no image.
+
+    Args:
+        channels: by default all.
+        tolerance: of a matched comparison.
+    """
+    wanted = list(channels) or results.channels
+    heads, above = ["codec", "bpp", f"clean {measure.label}"], [("", 3)]
+    for channel in wanted:
+        heads += [f"loss{f', {measure.unit}' if measure.unit else ''}", "no image, %"]
+        above.append((channel, 2))
+    found = rates(results, tolerance=tolerance)
+    lines, figures = [], []
+    for entry in results.entries:
+        clean = results.point(entry, CLEAN)
+        if clean is None:
+            continue
+        best = intervals.left_out(clean, measure)
+        line = [entry, text.number(found.means[entry], 3), text.spread(best, measure)]
+        for channel in wanted:
+            point = results.point(entry, channel)
+            if point is None:
+                line += [NO_VALUE] * 2
+                continue
+            cost, share = intervals.loss(point, clean, measure), intervals.corrupted(point)
+            between = text.interval(cost, measure.digits)
+            line.append(text.number(cost.estimate, measure.digits) + ("" if between == NO_VALUE else f" {between}"))
+            line.append(text.short(share))
+            figures.append(
+                {
+                    **row_of(point),
+                    "bpp": found.means[entry],
+                    "clean": best.mean,
+                    "loss": cost.estimate,
+                    "loss_low": cost.low,
+                    "loss_high": cost.high,
+                    "no_image": share.events,
+                    "no_image_low": share.bound.low,
+                    "no_image_high": share.bound.high,
+                }
+            )
+        lines.append(line)
+    notes = (
+        str(found),
+        f"Loss: against the clean decode of the same image, over the trials with an image, with the {CONFIDENCE:.0%} "
+        "interval of the mean over images.",
+        _ZERO,
+    )
+    title = f"{measure.label} without damage, and what damage costs."
+    return Table(f"losses-{slug(measure.name)}", title, heads, lines, figures, notes, above)
 
 
 def conventions(results: Results, measure: Measure, *, tolerance: float = TOLERANCE) -> Table:

@@ -109,6 +109,7 @@ class Report:
 
     Attributes:
         rows: how many were written.
+        decoded: of these, how many took a decode: a stream that is as it was is not decoded again.
         seconds: that it took, loading the codec left out.
         failed: by image, why it could not be encoded or its clean stream not decoded; it has no rows.
         values: of each row its name, whether there was an image, and the first metric.
@@ -122,6 +123,7 @@ class Report:
     values: tuple[tuple[Key, float | None, str], ...] = ()
     error: str = ""
     fatal: bool = False
+    decoded: int = 0
 
     def to_json(self) -> str:
         """As text, for another process."""

@@ -1,5 +1,7 @@
 """What is left of an experiment: each trial once, in groups that never change, in any number of shares."""
 
+from dataclasses import replace
+
 import pytest
 
 from robustkit.experiments import tasks
@@ -30,7 +32,7 @@ def drain(todo, places=1, value=lambda key: (30.0, "degraded")):
     while (chunk := todo.next(places)) is not None:
         chunks.append(chunk)
         found = tuple((key, *value(key)) for key in chunk.keys)
-        todo.finished(chunk, Report(len(found), 0.01 * chunk.decodes, {}, found))
+        todo.finished(chunk, Report(len(found), 0.01 * chunk.decodes, {}, found, decoded=len(found)))
     return chunks
 
 
@@ -70,6 +72,27 @@ def test_what_has_a_row_is_not_run_again_and_groups_stay_whole():
     # Trials 10 to 12 are decoded once more, with those that they share a batch with, and not written.
     assert tasks.Group("one", "a", "bsc(ber=0.1)", 10, 20) in groups
     assert tasks.Group("one", "a", "bsc(ber=0.1)", 0, 10) not in groups
+
+
+def test_a_codec_may_have_fewer_trials_than_the_others():
+    found = experiment()
+    plan = replace(found.plan, entries=(Entry("one", "jpeg", trials=3), Entry("two", "png")))
+    todo = Scheduler(replace(found, plan=plan), plan, {})
+    keys = [key for chunk in drain(todo) for key in chunk.keys]
+    assert len(keys) == todo.planned
+    assert set(keys) == {key for key in everything(plan) if key[0] == "two" or key[3] < 3}
+
+
+def test_streams_that_stayed_as_they_are_say_nothing_of_a_codecs_speed():
+    found = experiment()
+    todo = Scheduler(found, found.plan, {})
+    first = todo.next(1)
+    todo.finished(first, Report(len(first.keys), 0.01, {}, decoded=0))
+    assert todo.seconds_left() is None
+    second = todo.next(1)
+    assert second.decodes <= 20
+    todo.finished(second, Report(len(second.keys), 4.0, {}, decoded=2))
+    assert todo.next(1).decodes <= 10
 
 
 def test_an_image_that_fails_takes_its_own_trials_along():

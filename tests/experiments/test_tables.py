@@ -73,6 +73,27 @@ def test_fid_stands_in_the_published_layout_as_mean_and_deviation_over_trials():
     assert table.figures[0]["fid_mean"] == 12.0
 
 
+def test_losses_are_against_the_clean_decode_of_the_same_image():
+    rows = [row("a", image, "clean", -1, psnr=best) for image, best in (("i", 40.0), ("j", 30.0), ("k", 100.0))]
+    rows += [row("a", "i", "bsc(ber=0.001)", n, psnr=value) for n, value in enumerate((30.0, None))]
+    rows += [row("a", "j", "bsc(ber=0.001)", n, psnr=value) for n, value in enumerate((29.0, 25.0))]
+    # Its clean decode is the original, so there is no number to lose from.
+    rows += [row("a", "k", "bsc(ber=0.001)", 0, psnr=20.0)]
+    found = results(rows)
+    table = tables.losses(found, found.metric("psnr"))
+    assert table.heads == ["codec", "bpp", "clean PSNR, dB", "loss, dB", "no image, %"]
+    assert table.rows[0][3].split(" ")[0] == "6.50"
+    assert table.rows[0][4] == "20.00"
+    assert table.figures[0]["loss"] == pytest.approx((10 + (1 + 5) / 2) / 2)
+    assert table.figures[0]["loss_low"] < 6.5 < table.figures[0]["loss_high"]
+
+
+def test_a_metric_of_which_less_is_better_loses_upwards():
+    rows = [row("a", "i", "clean", -1, lpips=0.1), row("a", "i", "bsc(ber=0.001)", 0, lpips=0.4)]
+    found = results(rows)
+    assert tables.losses(found, found.metric("lpips")).figures[0]["loss"] == pytest.approx(0.3)
+
+
 def test_both_conventions_stand_side_by_side_with_the_share():
     found = real(["jpeg"])
     measure = found.metric("psnr")

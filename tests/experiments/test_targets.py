@@ -99,6 +99,7 @@ def test_rates_out_of_reach_and_codecs_without_a_rate_are_said(images: Path) -> 
     text = " ".join(cli("sweep", *flags, "--target-bpp", "jpeg=0.01,png=1").output.split())
     assert "jpeg@0.01bpp: 1 of 1 images are further than 5% from the wanted rate: " in text
     assert "png has neither qualities nor a setting bpp" in text
+    assert "alone here, the smallest image; a sweep matches each image" in text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""Tables of the documents are those of the rows that are kept, and these are of the experiments that they name."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+
+import kept_results as results
+import pytest
+
+from robustkit.experiments import plan as plans
+from robustkit.experiments import rows
+from robustkit.experiments.rows import CLEAN
+
+NAMES = sorted(path.parent.name for path in results.KEPT.glob("*/rows.parquet"))
+
+
+@pytest.mark.parametrize("document", results.DOCUMENTS, ids=lambda path: str(path.relative_to(results.ROOT)))
+def test_the_tables_of_a_document_are_those_of_the_rows(document):
+    text = document.read_text(encoding="utf-8")
+    assert text.count("<!-- results: ") == len(results._BLOCK.findall(text))
+    assert results.renewed(text) == text, "python tests/kept_results.py write"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rows_are_those_of_the_experiment(name):
+    plan = plans.make(plans.loaded(results.ROOT / "experiments" / f"{name}.toml"))
+    found = results.table_of(name)
+    images = set(found["image"].to_pylist())
+    seen = Counter((entry, channel) for entry, _, channel, _ in rows.keys(found))
+    wanted = {(entry.label, CLEAN): len(images) for entry in plan.entries}
+    for entry in plan.entries:
+        for channel in plan.channels:
+            wanted[entry.label, channel] = len(images) * plan.trials_of(entry.label)
+    # Flags may have left codecs out, and the command says so.
+    there = {entry for entry, _ in seen}
+    words = shlex.split(results.made(name)["command"])
+    assert all(there == {label for label, _ in wanted} or entry in words for entry in there)
+    assert seen == {key: count for key, count in wanted.items() if key[0] in there}
+    settings = dict(zip(found["entry"].to_pylist(), found["settings"].to_pylist(), strict=True))
+    asked = {entry.label: dict(entry.settings) for entry in plan.entries}
+    assert {entry: json.loads(text) for entry, text in settings.items()} == {entry: asked[entry] for entry in there}
+    assert set(found["seed"].to_pylist()) == {plan.seed}
+    assert plan.metrics[0] in rows.metrics_of(found)
+    said = results.made(name)
+    assert words[:3] == ["robustkit", "sweep", f"experiments/{name}.toml"]
+    assert said["commit"]
+    assert said["date"]
+
+
+def test_a_table_says_where_it_comes_from_and_keeps_the_order_that_is_asked_for():
+    text = results.rendered("classical", "losses", entries="webp,jpeg", channels="bsc(ber=1e-05);burst(length=32)")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| webp", "| jpeg"]
+    assert lines[0].count("no image") == 2
+    assert "experiments/classical.toml" in text
+    assert results.made("classical")["commit"] in text
