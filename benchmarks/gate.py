@@ -1,7 +1,8 @@
 """What a verdict is worth: how often a limit is falsely kept or broken, which regressions are missed, at what cost.
 
 First on simulated losses, six images a run, with the truth known; then on stored trials of real codecs
-(benchmarks/record_trials.py): profiles are proposed from half of them, and judged on runs drawn from the other half.
+(benchmarks/record_trials.py): profiles are proposed from half of them, and judged on runs drawn from the other half;
+robust-turbo-ddcm's own is judged, since its decodes take too long for both.
 Run it with ``python benchmarks/gate.py``; it takes some twenty minutes of one core, or a tenth of that with
 ``--quick``. With ``--keep FILE`` a run that was stopped goes on where it was.
 """
@@ -32,6 +33,7 @@ from robustkit.judging.assess import ERROR, KEPT, Rule, allowed_beyond
 from robustkit.judging.effort import EFFORTS, FIRST, STEP
 from robustkit.judging.golden_drops import Drops, Loss, Picture
 from robustkit.judging.trial import Trial
+from robustkit.registry import registry
 
 Floats = npt.NDArray[np.float64]
 #: A cell is one piece of work, named by its kind and its arguments; its figures by name.
@@ -265,14 +267,22 @@ def as_trials(codec: str, channel: Channel, drops: Floats) -> list[Trial]:
 
 
 def halves(codec: str) -> tuple[dict[Channel, Floats], dict[Channel, Floats]]:
-    """The stored drops from which a profile is proposed, and those that it is judged by."""
+    """The stored drops from which a profile is proposed, and those that it is judged by.
+
+    Where there are too few for both, none is proposed: the codec's own profile is judged by all of them.
+    """
     by_channel = stored()[codec]
+    if min(map(len, by_channel.values())) < 2 * propose.least_trials(IMAGES):
+        return {}, by_channel
     half = {channel: len(drops) // 2 for channel, drops in by_channel.items()}
     return {c: d[: half[c]] for c, d in by_channel.items()}, {c: d[half[c] :] for c, d in by_channel.items()}
 
 
 def profile_cell(runs: int, codec: str) -> Figures:
-    """The profile that half of the trials propose."""
+    """The profile that half of the trials propose, or the codec's own."""
+    if not halves(codec)[0]:
+        declared = registry.get(codec).target.resolve().promises
+        return {"profile": declared.to_mapping()}
     measured = {channel: as_trials(codec, channel, drops) for channel, drops in halves(codec)[0].items()}
     return {"profile": propose.propose(measured, bpp=1.0, quality=QUALITY)[0].to_mapping()}
 
