@@ -101,7 +101,7 @@ def command(
     """
     from robustkit import quality as metrics
     from robustkit.isolation import Limits
-    from robustkit.judging.propose import as_python, examine, least_trials, propose
+    from robustkit.judging.propose import as_python, examine, expecting, least_trials, propose
     from robustkit.judging.store import TrialStore
     from robustkit.judging.subject import Subject, slug
     from robustkit.quality import METRICS, MetricUnavailable, UnknownMetric
@@ -147,6 +147,7 @@ def command(
                 store = TrialStore(target.with_name(f"{target.name}.trials.jsonl"), subject, tell=_note)
             measured = _measure(store, subject, wanted)
             if declared is not None:
+                click.echo(as_python(expecting(declared, measured)) + "\n")
                 sys.exit(_show_check(console, declared, examine(declared, measured), subject))
             bpp, quality = subject.clean_bpp, subject.clean_quality
             profile, limits = propose(measured, bpp=bpp, quality=quality, metric=subject.metric)

@@ -90,6 +90,16 @@ def affordable(subject: Subject, seconds: float) -> int:
     return max(LEAST, min(RECORDED, int(seconds / once) if once else RECORDED))
 
 
+def at_first(recorded: int, rounds: int) -> int:
+    """Trials of each image and channel that a comparison begins with: half of a run's rounds, so that it is cheap.
+
+    Args:
+        recorded: trials of each that there are.
+        rounds: that the effort has at the most.
+    """
+    return max(LEAST, min(recorded, rounds // 2))
+
+
 def trials_of(subject: Subject, channel: Channel, least: int) -> list[Trial]:
     """The trials that the channel's promise is judged by, and what they lack of ``least`` of every image."""
     found = {(t.image, t.number): t for t in subject.trials(channel)}

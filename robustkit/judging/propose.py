@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -157,6 +158,37 @@ def examine(profile: Profile, measured: Mapping[Channel, Sequence[Trial]]) -> li
     return _limits(profile, promised, _Runs(promised, profile.metric))
 
 
+def expecting(profile: Profile, measured: Mapping[Channel, Sequence[Trial]]) -> Profile:
+    """A declared profile with what was measured beside its limits, where it keeps them; the limits stay.
+
+    Args:
+        profile: the promises.
+        measured: the trials of its channels; a promise on one without trials stays as it is.
+    """
+    promises = []
+    for promise in profile.promises:
+        if not (trials := measured.get(promise.channel)):
+            promises.append(promise)
+            continue
+        drops = in_rounds(trials, partial(_drop, metric=profile.metric))
+        mean = float(np.nanmean(np.minimum(drops, promise.p5_drop))) if np.isfinite(drops).any() else math.nan
+        p95 = assess.worst_in_twenty(drops)
+        lost = sum(t.outcome.corrupted for t in trials) / len(trials)
+        promises.append(
+            replace(
+                promise,
+                expected_mean_drop=_expected(mean, promise.mean_drop) if math.isfinite(mean) else None,
+                expected_p5_drop=_expected(p95, promise.p5_drop) if math.isfinite(p95) else None,
+                expected_corrupted=_expected(lost, promise.corrupted),
+            )
+        )
+    refused = profile.expected_refused
+    if promises and all(measured.get(promise.channel) for promise in promises):
+        shares = [np.mean([is_refused(t) for t in measured[promise.channel]]) for promise in promises]
+        refused = _expected(float(np.mean(shares)), profile.refused)
+    return replace(profile, promises=tuple(promises), expected_refused=refused)
+
+
 def remark(limit: Limit, metric: str = "psnr") -> str:
     """Why a limit can't be both safe and tight, if so."""
     if limit.first is Verdict.NOTED:
@@ -209,10 +241,7 @@ class _Runs:
                 )
         self.metric = metric
         self.images = len(images)
-        self.drops = {
-            c: in_rounds(trials, lambda t: math.nan if (drop := t.drop(metric)) is None else drop)
-            for c, trials in promised.items()
-        }
+        self.drops = {c: in_rounds(trials, partial(_drop, metric=metric)) for c, trials in promised.items()}
         self._lost = {c: in_rounds(trials, lambda t: float(t.outcome.corrupted)) for c, trials in promised.items()}
         self._refused = {c: in_rounds(trials, lambda t: float(is_refused(t))) for c, trials in promised.items()}
         self._picks: dict[tuple[Channel, int], npt.NDArray[np.intp]] = {}
@@ -351,6 +380,12 @@ def _promise(
         expected_p5_drop=_expected(p95, p5) if math.isfinite(p95) else None,
         expected_corrupted=_expected(lost, corrupted),
     )
+
+
+def _drop(trial: Trial, metric: str) -> float:
+    """The drop; NaN without an image."""
+    found = trial.drop(metric)
+    return math.nan if found is None else found
 
 
 def _expected(value: float, limit: float) -> float:

@@ -220,9 +220,11 @@ def _pairs(
     before, now = np.concatenate(befores), np.concatenate(nows)
     difference = now - before
     difference = np.where(np.abs(difference) > allowed + 1e-9, difference, 0.0)
-    signs = rng.integers(0, 2, (deals, len(difference)), dtype=np.int8) * 2.0 - 1
-    dealt = np.concatenate([np.ones((1, len(difference))), signs])
-    rows = dealt @ np.column_stack([np.sign(difference), difference])
+    # The sign of a difference that does not count changes nothing.
+    moved = difference[difference != 0]
+    signs = rng.integers(0, 2, (deals, len(moved)), dtype=np.int8) * 2.0 - 1
+    dealt = np.concatenate([np.ones((1, len(moved))), signs])
+    rows = dealt @ np.column_stack([np.sign(moved), moved])
     return _Part(channel, True, rows, before, now, allowed, numbers)
 
 

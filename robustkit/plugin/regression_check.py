@@ -28,11 +28,12 @@ def check_drops(subject: Subject, golden: GoldenCheck, claim: Claim) -> None:
     if golden.updating:
         _record(subject, golden)
     before = _recorded(subject, golden)
-    trials = _run(subject, before, golden_drops.LEAST)
+    first = golden_drops.at_first(before.each, subject.trials_per_image)
+    trials = _run(subject, before, first)
     now = golden_drops.measured(subject, trials, golden.settings)
     if not regression.unchanged(before, now):
         more = min(before.each, golden_drops.affordable(subject, subject.effort.seconds))
-        trials = _run(subject, before, max(golden_drops.LEAST, more))
+        trials = _run(subject, before, max(first, more))
         now = golden_drops.measured(subject, trials, golden.settings)
     changes = regression.compare(before, now)
     if not changes:

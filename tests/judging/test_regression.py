@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -226,6 +227,28 @@ def test_what_is_no_json_or_too_large_is_refused(tmp_path, raw):
     (tmp_path / DROPS).write_bytes(raw)
     with pytest.raises(GoldenError, match=r"can't be read|larger than"):
         golden_drops.read(tmp_path)
+
+
+def test_the_trials_of_the_promises_are_compared_and_no_others_run():
+    class Asked:
+        clean = dict.fromkeys(IMAGES)
+
+        def trials(self, channel):
+            return [SimpleNamespace(image=i, number=n, channel=channel) for n in range(12) for i in IMAGES]
+
+        def run(self, jobs):
+            assert not jobs
+            return ()
+
+    assert golden_drops.at_first(100, 24) == 12
+    found = golden_drops.trials_of(Asked(), MILD, 12)
+    assert [(t.image, t.number) for t in found] == [(i, n) for i in IMAGES for n in range(12)]
+
+
+@pytest.mark.parametrize(("recorded", "rounds", "first"), [(100, 24, 12), (100, 60, 30), (100, 200, 100), (12, 200, 12),
+                                                           (100, 1, 10)])  # fmt: skip
+def test_a_comparison_begins_with_half_of_the_effort(recorded, rounds, first):
+    assert golden_drops.at_first(recorded, rounds) == first
 
 
 # Through pytest.
