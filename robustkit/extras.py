@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "metrics": ("pyiqa", "torchmetrics", "torch_fidelity"),
     "images": ("pooch",),
     "experiments": ("pyarrow", "dask", "distributed", "matplotlib", "bjontegaard"),
+    "certificates": ("jsonschema", "pyarrow", "rfc8785"),
 }
 #: By module or package of codecs, the extra that brings all they need, of those that bring one of it.
 _OF_CODECS: Mapping[str, str] = {

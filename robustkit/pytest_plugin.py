@@ -62,7 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"pytest_robustkit_codecs: {type(error).__name__}: {error}") from error
     config.stash[RUN] = run = Run(config)
     config.pluginmanager.register(run.report, "robustkit-report")
-    config.pluginmanager.register(Spread(run.seed, run.trial_seed), "robustkit-spread")
+    config.pluginmanager.register(Spread(run.seed, run.trial_seed, run.certifying.parts), "robustkit-spread")
+    config.pluginmanager.register(run.certifying, "robustkit-certifying")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

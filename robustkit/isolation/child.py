@@ -93,6 +93,7 @@ class _Child:
             "decode_batch": self._decode_batch,
             "layout": self._layout,
             "describe": self._describe,
+            "identify": self._identify,
             "hook": self._set_hook,
         }
 
@@ -165,6 +166,7 @@ class _Child:
             self._hook = getattr(importlib.import_module(hook["module"]), hook["attribute"])()
             self._hook.set(**hook["settings"])
         target = Target(request["module"], request["attribute"], request["file"])
+        self._module = target.module
         self._codec = codec = CodecSpec(request["name"], target, request["settings"]).load()
         profile = getattr(codec, "profile", None)
         if profile is not None and not isinstance(profile, Profile):
@@ -240,6 +242,11 @@ class _Child:
     def _describe(self, request: dict[str, Any]) -> _Answer:
         describe = getattr(self._codec, "describe", dict)
         return {str(k): str(v)[:_LONGEST_TEXT] for k, v in dict(describe()).items()}, ()
+
+    def _identify(self, request: dict[str, Any]) -> _Answer:
+        from robustkit.isolation import identity
+
+        return identity.parts(self._codec, self._module), ()
 
     def _set_hook(self, request: dict[str, Any]) -> _Answer:
         assert self._hook is not None

@@ -206,6 +206,22 @@ class CodecWorkers:
                 worker.done(answer)
         return dict(self._description)
 
+    def identify(self) -> dict[str, str]:
+        """What the codec is made of, as far as its process knows: by name, a kind and a SHA-256 with a space between.
+
+        Kinds are "package", its Python files; "library", native libraries that are loaded; "program", what it runs.
+
+        Raises:
+            WorkerError: the process failed.
+        """
+        with self._borrow() as worker:
+            answer = self._succeed(worker, "identify", ())
+            with self._living("identify"):
+                if not isinstance(answer.value, dict) or not all(isinstance(v, str) for v in answer.value.values()):
+                    raise worker.garbled(TypeError("not an identity"))
+            worker.done(answer)
+        return {str(name): text for name, text in answer.value.items()}
+
     def hook(self, **settings: Any) -> dict[str, Any]:
         """Give the hook of every process settings, JSON values, in place of those that it has.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustkit.isolation import WorkerError, fingerprint
@@ -20,6 +21,27 @@ from robustkit.registry import CodecSpec, CodecUnavailable
 from robustkit.spelling import place
 
 _CUT_SHORT = " (shrinking was cut short)"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A failing stream that was kept for replay.
+
+    Attributes:
+        claim: id of the claim that it was kept for.
+        outcome: what happened.
+        message: what the worker said.
+        stream: SHA-256 of the stream.
+        damage: what was done to it, a line each.
+        file: the replay file; ``None`` where it could not be written.
+    """
+
+    claim: str
+    outcome: Outcome
+    message: str
+    stream: str
+    damage: tuple[str, ...]
+    file: Path | None
 
 
 def first_line(text: str) -> str:
@@ -136,8 +158,14 @@ class Evidence:
             regions=() if clean is None or pattern is None else tuple(describe(pattern, clean.layout)),
             claim=self.claim,
         )
+        file: Path | None = self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX)
         try:
-            file = save_replay(self.directory / (slug("-".join(filter(None, [self.title, name]))) + SUFFIX), replay)
+            assert file is not None
+            save_replay(file, replay)
         except (OSError, ReplayError) as error:
+            file = None
             return f"not kept for replay: {error}"
+        finally:
+            digest = hashlib.sha256(stream).hexdigest()
+            self.subject.kept.append(Kept(self.claim, outcome, message, digest, replay.regions, file))
         return f"robustkit replay {shlex.quote(place(file))}"

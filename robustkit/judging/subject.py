@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from robustkit import quality
 from robustkit.channels import Channel
 from robustkit.codec import DecodeError, EncodeError, Image
 from robustkit.errors import RobustkitError
-from robustkit.isolation import Decoded, Limits, WorkerError
+from robustkit.isolation import Decoded, Limits, WorkerError, fingerprint
 from robustkit.judging import assess
 from robustkit.judging.assess import Assessment, Rule
 from robustkit.judging.effort import EFFORTS, FIRST, STEP, Effort, Sizes, cost_of
@@ -118,6 +118,8 @@ class Subject(Processes):
         self._second_opinion = second_opinion
         self._streams: dict[str, bytes] = {}
         self._trials: dict[Channel, list[Trial]] = {}
+        #: Failing streams that were kept, as :class:`robustkit.judging.evidence.Kept` has them.
+        self.kept: list[Any] = []
 
     @cached_property
     def work(self) -> Work:
@@ -377,6 +379,17 @@ class Subject(Processes):
         return assess.assess(self.profile, self.promised_trials, self.images, self.metric, self.rule)
 
     @property
+    def judged(self) -> Mapping[Channel, Sequence[Trial]]:
+        """The trials of all promises, where they have been run and judged; nothing is run for this."""
+        return self.promised_trials if "assessments" in self.__dict__ else {}
+
+    @property
+    def round_trips(self) -> Mapping[str, Clean]:
+        """The clean round trips, where they were run and worked; nothing is run for this."""
+        found = self.__dict__.get("_clean", {})
+        return {} if isinstance(found, CleanRoundTripFailed) else found
+
+    @property
     def rule(self) -> Rule:
         """What evidence a verdict takes."""
         most = max(self.effort.trials, self.trials_per_image * len(self.images))
@@ -458,6 +471,7 @@ class Subject(Processes):
             decoded.message,
             decoded.failure,
             decoded.memory,
+            "" if decoded.image is None else fingerprint(decoded.image),
         )
 
     def decode(self, stream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:

@@ -68,6 +68,8 @@ class Trial:
         message: what the worker said.
         failure: which kind of failure this is, if it is one.
         memory: bytes that the worker's process held for the decode, as :attr:`Decoded.memory`.
+        pixels: digest of the decoded image, as :func:`robustkit.isolation.fingerprint` has it; empty without one, and
+            for a trial that was not run here.
     """
 
     codec: str
@@ -84,6 +86,7 @@ class Trial:
     message: str = ""
     failure: Failure | None = None
     memory: int = field(default=0, compare=False)
+    pixels: str = field(default="", compare=False)
 
     def drop(self, metric: str) -> float | None:
         """Quality lost in ``metric``; ``None`` without an image."""

@@ -70,6 +70,7 @@ def codec(request: pytest.FixtureRequest) -> Iterator[Subject]:
     try:
         yield subject
     finally:
+        run.certifying.leave(subject, failed=request.session.testsfailed > 0)
         run.close(subject)
 
 

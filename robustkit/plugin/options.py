@@ -116,6 +116,15 @@ OPTIONS = (
         "record the golden reconstructions and drops anew, and fail once so that somebody looks at them",
     ),
     Option("golden-dir", "where golden reconstructions live", "DIR"),
+    Option(
+        "certificate",
+        "write a certificate there at the run's end; of several codecs, a folder each. Needs robustkit[certificates]",
+        "DIR",
+    ),
+    Option("withhold-reproducers", "leave crashing streams out of the certificate, and only their digests in it"),
+    Option(
+        "map", "flip N single bits of each codec's clean streams for the certificate's map of what costs how much", "N"
+    ),
     Option("report-dir", f"where streams to replay and pictures are written (default: {REPORT_DIR})", "DIR"),
 )
 
@@ -241,6 +250,21 @@ class Options:
         return self._path("report-dir") or self._config.invocation_params.dir / REPORT_DIR
 
     @property
+    def certificate(self) -> Path | None:
+        """Where certificates are written, if the user wants any."""
+        return self._path("certificate")
+
+    @property
+    def withholding(self) -> bool:
+        """Whether a certificate goes without the streams that show its failures."""
+        return self._given("withhold-reproducers") is not None
+
+    @property
+    def map(self) -> int | None:
+        """Single flips for the map of what costs how much, if the user wants one."""
+        return self._whole("map")
+
+    @property
     def images(self) -> Path | None:
         """A folder of images."""
         return self._path("images")
@@ -249,6 +273,10 @@ class Options:
     def crop(self) -> int | None:
         """Side of the centre crops."""
         return self._whole("crop")
+
+    def is_given(self, name: str) -> bool:
+        """Whether the user gave the option of that name."""
+        return self._given(name) is not None
 
     @property
     def effort_is_given(self) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from robustkit.errors import RobustkitError
 from robustkit.judging.effort import EFFORTS
 from robustkit.judging.finding import ClaimError
+from robustkit.plugin.certifying import Certifying
 from robustkit.plugin.options import PREFIX, Options, cuda_is_here, on_xdist
 from robustkit.plugin.report import Report
 from robustkit.registry import CodecSpec, CodecUnavailable
@@ -39,6 +40,8 @@ _LATE = (
         "robustkit.plugin.golden_check",
         "robustkit.plugin.needed",
         "robustkit.plugin.regression_check",
+        "robustkit.certificates.collect",
+        "robustkit.certificates.worst",
     ),
     *("rich.console", "rich.table", "rich.text", "xdist.scheduler"),
 )
@@ -74,6 +77,7 @@ class Run:
         self.no_device: str | None = None
         self.facts: dict[str, Mapping[str, str]] = {}
         self._trials, self._crop = self.options.trials, self.options.crop
+        self.certifying = Certifying(self)
         self._ready: dict[str, Subject] = {}
         self._images: dict[str, Image] | None = None
         self._image_notes: list[str] = []
@@ -177,6 +181,7 @@ class Run:
             return
         _ = self.images
         self._try_report_dir()
+        self.certifying.begin()
         if self.options.device == "cuda" and not cuda_is_here():
             commands = " and ".join(f"`{self.recording(spec.name)}`" for spec in self.specs)
             self.no_device = f"no CUDA device here; {commands} records the golden files on a machine with an NVIDIA GPU"

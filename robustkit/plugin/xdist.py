@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from robustkit.plugin.certifying import PARTS
 from robustkit.plugin.session import SEED, TRIAL_SEED
 
 #: Files of the suite whose decodes ``test_work.py`` judges, which it can in their own process alone.
@@ -18,17 +20,20 @@ class Spread:
     Args:
         seed: of the searches.
         trial_seed: of the trials.
+        parts: where workers leave what they know of a codec.
     """
 
-    def __init__(self, seed: int | str, trial_seed: int) -> None:
+    def __init__(self, seed: int | str, trial_seed: int, parts: Path) -> None:
         self._seed = seed
         self._trial_seed = trial_seed
+        self._parts = parts
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker the seeds."""
         node.workerinput[SEED] = self._seed
         node.workerinput[TRIAL_SEED] = self._trial_seed
+        node.workerinput[PARTS] = str(self._parts)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:

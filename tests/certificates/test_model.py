@@ -17,7 +17,7 @@ JSON = st.recursive(
 )
 PLAIN = {
     str: st.text(max_size=9),
-    int: st.integers(0, 2**53),
+    int: st.integers(0, 2**53 - 1),
     float: st.floats(-1e9, 1e9),
     bool: st.booleans(),
     type(None): st.none(),
