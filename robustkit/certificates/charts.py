@@ -306,7 +306,7 @@ def vulnerability(name: str, scan: Scan) -> Chart:
         words(_short(most), left - 6, top + 8, text_anchor="end"),
         words("0", left - 6, middle, text_anchor="end"),
     ]
-    drawn += [words("no picture: refused (dots), failed (dark)", left, low - 5, class_="note")]
+    drawn += [words("no picture: refused (dots), failed (solid)", left, low - 5, class_="note")]
     drawn += [words("100%", left - 6, low + 9, text_anchor="end"), words("0", left - 6, bottom, text_anchor="end")]
     for index, piece in enumerate(scan.bins):
         x = left + index * step
