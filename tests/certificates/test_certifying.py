@@ -248,7 +248,7 @@ def test_withheld_streams_leave_their_digests(tmp_path):
         "touchy",
         *SMALL,
         "-k",
-        "header_flips",
+        "test_survival",
         "--robustkit-certificate",
         "out",
     ]
