@@ -145,6 +145,8 @@ def test_channels_that_are_broken_come_first_and_failures_have_no_picture(jpeg):
     assert [case.channel for case in found[:2]] == ["burst(length=32)"] * 2
     assert found[0].outcome == "crashed"
     assert found[0].drop is None
+    assert found[0].damaged is None
+    assert found[1].damaged is not None
     assert len(found[0].message) == 1000
     assert found[0].command == ""
     assert len(worst.of(jpeg, [*other, *some], most=1)) == 1
