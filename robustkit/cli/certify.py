@@ -23,7 +23,6 @@ _TAIL = 30
     "certify",
     epilog="""\b
 Examples:
-  robustkit lock jpeg --effort ci && git add robustkit.lock && git commit -m "What is certified"
   robustkit certify jpeg --out certificate --effort ci
   robustkit certify my_codec:MyCodec --set quality=50 --out certificate -- -n auto
 """,
