@@ -171,6 +171,7 @@ def quality(
     *,
     up: int,
     proved: float | None,
+    certified: bool,
 ) -> Chart:
     """Quality against the severity of one ladder, with the promises.
 
@@ -182,7 +183,8 @@ def quality(
         found: the channels.
         clean: quality without damage.
         up: 1 where more of the metric is better.
-        proved: the certified severity, if there is one.
+        proved: the severity up to which every promise is proved, if there is one.
+        certified: whether the codec is certified up to there.
     """
     left, right, top, bottom = 52.0, WIDTH - 16.0, 16.0, 226.0
     height = 276
@@ -201,7 +203,7 @@ def quality(
         drawn.append(
             element("rect", x=left, y=top, width=max(0.0, at(proved) - left), height=bottom - top, class_="proved")
         )
-        drawn.append(words("certified", left + 5, bottom - 6, class_="note"))
+        drawn.append(words("certified" if certified else "promises proved", left + 5, bottom - 6, class_="note"))
     for tick in _ticks(low, high):
         drawn.append(element("path", d=f"M{left:.1f} {down(tick):.1f}H{right:.1f}", class_="grid"))
         drawn.append(words(_short(tick), left - 6, down(tick) + 4, text_anchor="end"))
@@ -304,7 +306,7 @@ def vulnerability(name: str, scan: Scan) -> Chart:
         words(_short(most), left - 6, top + 8, text_anchor="end"),
         words("0", left - 6, middle, text_anchor="end"),
     ]
-    drawn += [words("no picture: refused (dots), failed (dark)", left, low - 5, class_="note")]
+    drawn += [words("no picture: refused (dots), failed (solid)", left, low - 5, class_="note")]
     drawn += [words("100%", left - 6, low + 9, text_anchor="end"), words("0", left - 6, bottom, text_anchor="end")]
     for index, piece in enumerate(scan.bins):
         x = left + index * step

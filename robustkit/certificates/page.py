@@ -37,7 +37,7 @@ LINES, EXAMPLES, DAMAGE, CHANNELS, LADDERS, CASES = 200, 40, 10, 40, 24, 24
 ARTIFACTS, IMAGES, ENVIRONMENT, BLOCKERS, RATES, PARTS, PROFILE = 100, 100, 40, 30, 40, 100, 12_000
 #: Anchor and title of each section, and what it needs to be there.
 _SECTIONS = (
-    ("certified", "Certified severities", "certified"),
+    ("certified", "Severities", "certified"),
     ("quality", "Quality against damage", "ladders"),
     ("outcomes", "Outcomes", "outcomes"),
     ("map", "Vulnerability map", "scan"),
@@ -124,7 +124,7 @@ def _context(c: Certificate, kind: str, scan: Scan | None) -> dict[str, Any]:
         "promising": any(a.quantity == "mean_drop" for a in c.assessments),
         "legend": {name: charts.mark(name) for name in ("kept", "broken", "open", "promise", "interval", "clean")},
         "scan": scan,
-        "lines_note": "",
+        "severities": "Certified severities" if c.certified else "Proved severities",
     }
     blockers = () if c.certified else c.blockers
     for name, items, most in (
@@ -141,9 +141,7 @@ def _context(c: Certificate, kind: str, scan: Scan | None) -> dict[str, Any]:
     ):
         found[name], left = shown.capped(items, most)
         found["scan_left" if name == "scan_parts" else f"{name}_left"] = left
-    if found["lines_left"]:
-        found["lines"] = sorted(c.lines, key=lambda line: _rank(line.verdict))[:LINES]
-        found["lines_note"] = ", the worst first"
+    found["lines"] = sorted(c.lines, key=lambda line: _rank(line.verdict))[:LINES]
     found["examples"] = [
         {"it": example, "damage": damage, "left": left}
         for example in found["examples"]
@@ -286,7 +284,9 @@ def _ladders(c: Certificate) -> list[dict[str, Any]]:
                 "title": title,
                 "axis": axis,
                 "name": name,
-                "chart": charts.quality(name, title, axis, metric, placed, clean, up=up, proved=severity),
+                "chart": charts.quality(
+                    name, title, axis, metric, placed, clean, up=up, proved=severity, certified=c.certified
+                ),
             }
         )
         if len(found) > LADDERS:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +23,6 @@ _TAIL = 30
     "certify",
     epilog="""\b
 Examples:
-  robustkit lock jpeg --effort ci && git add robustkit.lock && git commit -m "What is certified"
   robustkit certify jpeg --out certificate --effort ci
   robustkit certify my_codec:MyCodec --set quality=50 --out certificate -- -n auto
 """,
@@ -104,12 +104,12 @@ def _run(command: list[str], codec: str) -> tuple[int, list[str]]:
         return status, [*said[-_TAIL:], *errors.read().splitlines()[-_TAIL:]]
 
 
-def _written(out: Path) -> dict[str, object] | None:
+def _written(out: Path) -> dict[str, Any] | None:
     from robustkit.certificates.write import STATEMENTS
 
     try:
         lines = (out / STATEMENTS).read_text(encoding="utf-8").splitlines()
-        found: dict[str, object] = json.loads(lines[1])["predicate"]
+        found: dict[str, Any] = json.loads(lines[1])["predicate"]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
     return found

@@ -14,7 +14,7 @@ from command_line import cli
     "command",
     [
         *("codecs", "encode", "decode", "corrupt", "measure", "match-rate", "sweep", "status", "merge", "export"),
-        *("replay", "statuses", "calibrate-prior"),
+        *("lock", "certify", "replay", "statuses", "calibrate-prior"),
     ],
 )
 def test_help_teaches_by_example(command):
