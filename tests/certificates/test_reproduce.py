@@ -199,3 +199,17 @@ def test_a_codec_that_can_not_encode_here_is_told(it, found, tmp_path):
         part = reproduced(found.certificate, found.rows, spec, images(), directory=tmp_path / "d", sample=2)
     assert part.state is State.WRONG
     assert "encoding failed" in part.said
+
+
+def test_another_version_and_another_prior_are_named(it, found, tmp_path):
+    package = next(part for part in found.certificate.subject if part.kind == "package")
+    other = tuple(replace(part, sha256="0" * 64) if part is package else part for part in found.certificate.subject)
+    part = again(it, found, tmp=tmp_path, change={"subject": other, "prior": "big"}, sample=2)
+    assert part.state is State.UNTOLD
+    assert part.said.endswith("by another codec than the certified one")
+    assert part.wrong[0] == "another prior: big there, none here"
+    assert part.wrong[1].startswith("another version of the codec: ")
+    assert part.wrong[1].endswith(", package, has other content")
+    part = again(it, found, tmp=tmp_path, change={"subject": other}, sample=2, any_version=True)
+    assert part.state is State.RIGHT
+    assert any(line.startswith("another version of the codec: ") for line in part.notes)
