@@ -93,48 +93,81 @@ def rates(
     found = [ErrorRate("a codec exactly at its limits is called broken", "false alarm", bound, 0.0, bound, "bound")]
     unit = METRICS[metric].unit
     for worse in WORSE if unit == "dB" else WORSE_PLAIN:
-        what = f"a codec that loses {worse:g} {unit or metric} more than promised on one channel alone is not certified"
-        found.append(
-            _least(what, [_shifted(p, trials[p.channel], metric, rule, rounds, worse, runs) for p in profile.promises])
+        what = (
+            f"a codec that loses {worse:g} {unit or metric} more than promised, on one channel alone, is not certified"
         )
+        each = [_losing_quality(p, trials[p.channel], metric, rule, rounds, worse, runs) for p in profile.promises]
+        found += _least(what, each)
     what = "a codec that gives no image in one trial of 100 more than promised, on one channel alone, is not certified"
-    found.append(_least(what, [_losing(p, trials[p.channel], metric, rule, rounds, runs) for p in profile.promises]))
+    found += _least(what, [_losing_images(p, trials[p.channel], metric, rule, rounds, runs) for p in profile.promises])
     return found
 
 
-def _least(what: str, found: Sequence[tuple[float, int, str]]) -> ErrorRate:
-    """The rate on the channel that hides it best."""
-    rate, runs, channel = min(found, key=lambda one: one[0])
-    what = f"{what} ({channel}, where that is least likely)" if len(found) > 1 else what
-    if not runs:
-        return ErrorRate(what, "detection", rate, rate, rate, "exact")
-    interval = stats.binomtest(round(rate * runs), runs).proportion_ci(method="exact")
-    return ErrorRate(what, "detection", rate, float(interval.low), float(interval.high), "simulated", runs)
+@dataclass(frozen=True)
+class _Rate:
+    """How often that is caught on one channel; by simulation where there are runs."""
+
+    rate: float
+    runs: int
+    channel: Channel
 
 
-def _shifted(
+def _least(what: str, each: Sequence[_Rate | None]) -> list[ErrorRate]:
+    """The rate on the channel that hides it best; none where no channel promises so little that it could be broken."""
+    found = [one for one in each if one is not None]
+    if not found:
+        return []
+    worst = min(found, key=lambda one: one.rate)
+    if len(found) > 1:
+        what += f" (on {worst.channel}, which hides it best of {len(found)})"
+    if not worst.runs:
+        return [ErrorRate(what, "detection", worst.rate, worst.rate, worst.rate, "exact")]
+    interval = stats.binomtest(round(worst.rate * worst.runs), worst.runs).proportion_ci(method="exact")
+    low, high = float(interval.low), float(interval.high)
+    return [ErrorRate(what, "detection", worst.rate, low, high, "simulated", worst.runs)]
+
+
+def _losing_quality(
     promise: Promise, trials: Sequence[Trial], metric: str, rule: Rule, rounds: int, worse: float, runs: int
-) -> tuple[float, int, str]:
+) -> _Rate | None:
     drops, limits = _drops(trials, metric), _limits(promise, trials, metric)
-    mean = float(np.nanmean(drops)) if np.isfinite(drops).any() else 0.0
-    moved = drops + (promise.mean_drop - mean + worse)
+    moved = _moved(drops, promise, next(limit for limit in limits if limit.name == "mean_drop"), worse)
+    if moved is None:
+        return None
     drawn = _drawn(moved, rounds, runs, _seed(promise))
-    return float((~_good(promise, limits, drawn, rule)).mean()), runs, str(promise.channel)
+    return _Rate(float((~_good(promise, limits, drawn, rule)).mean()), runs, promise.channel)
 
 
-def _losing(
+def _moved(drops: Floats, promise: Promise, limit: _Limit, worse: float) -> Floats | None:
+    """The drops, moved until their mean is ``worse`` beyond its limit; ``None`` where they can't be."""
+    wanted = limit.limit + worse
+    if not np.isfinite(drops).any() or wanted >= limit.most:
+        return None
+    low, high = limit.least - float(np.nanmax(drops)), limit.most - float(np.nanmin(drops))
+    for _ in range(60):
+        middle = (low + high) / 2
+        if np.nanmean(limit.numbers(drops + middle, promise)) < wanted:
+            low = middle
+        else:
+            high = middle
+    return drops + high
+
+
+def _losing_images(
     promise: Promise, trials: Sequence[Trial], metric: str, rule: Rule, rounds: int, runs: int
-) -> tuple[float, int, str]:
+) -> _Rate | None:
     if promise.corrupted <= 0:
         # A single trial without an image breaks the limit.
-        return 1 - (1 - LOST) ** len(trials), 0, str(promise.channel)
+        return _Rate(1 - (1 - LOST) ** len(trials), 0, promise.channel)
     drops, limits = _drops(trials, metric), _limits(promise, trials, metric)
-    share = min(1.0, promise.corrupted + LOST)
-    with_image = np.where(np.isnan(drops), np.nanmean(drops) if np.isfinite(drops).any() else 0.0, drops)
+    share = promise.corrupted + LOST
+    if share >= 1 or not np.isfinite(drops).any():
+        return None
+    with_image = np.where(np.isnan(drops), np.nanmean(drops), drops)
     drawn = _drawn(with_image, rounds, runs, _seed(promise))
     rng = np.random.default_rng([8, _seed(promise)])
     drawn = np.where(rng.random(drawn.shape) < share, math.nan, drawn)
-    return float((~_good(promise, limits, drawn, rule)).mean()), runs, str(promise.channel)
+    return _Rate(float((~_good(promise, limits, drawn, rule)).mean()), runs, promise.channel)
 
 
 def _drops(trials: Sequence[Trial], metric: str) -> Floats:

@@ -28,7 +28,8 @@ NOTHING = "\N{EN DASH}"
 
 def text(value: str, most: int = CELL, *, lines: bool = False) -> str:
     """``value`` with control and bidirectional characters as escapes, and what is over ``most`` characters counted."""
-    escaped = printable(value[:most], lines=lines)
+    head = value[:most]
+    escaped = head if head.isprintable() else printable(head, lines=lines)
     if len(value) <= most and len(escaped) <= 2 * most:
         return escaped
     left = len(value) - most

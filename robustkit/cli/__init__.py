@@ -13,6 +13,7 @@ import click
 
 from robustkit.cli import (
     calibrate,
+    certify,
     choose,
     codecs,
     corrupt,
@@ -21,6 +22,7 @@ from robustkit.cli import (
     exchange,
     export,
     figures,
+    lock,
     match_rate,
     measure,
     merge,
@@ -68,6 +70,6 @@ def main() -> None:
 
 for _room in (
     *(codecs, encode, decode, corrupt, measure, match_rate, sweep, status, merge, export, figures, choose),
-    *(exchange, replay, statuses, calibrate, verify),
+    *(lock, certify, verify, exchange, replay, statuses, calibrate),
 ):
     main.add_command(_room.command)

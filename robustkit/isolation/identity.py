@@ -16,7 +16,7 @@ from pathlib import Path
 
 #: Those of the interpreter and of the C library: the environment names their versions.
 _COMMON = re.compile(
-    r"/lib-dynload/|/numpy(\.libs)?/|/(ld-|ld\d*\.|lib(c|m|dl|pthread|rt|util|gcc_s|stdc\+\+|python)[-.\d])"
+    r"/lib-dynload/|/numpy(\.libs)?/|/(ld-|ld\d*\.|lib(c|m|dl|pthread|rt|util|gcc_s|stdc\+\+|python|ffi|bz2|crypto|ssl)[-.\d])"
 )
 #: Of robustkit itself, what codecs are made of; the kit has a digest of its own.
 _OURS = ("robustkit.codecs", "robustkit.priors")
