@@ -322,17 +322,17 @@ def _told(
 ) -> Part:
     count = Counter(one.match for one in found)
     same = count[Match.SAME]
-    said = f"{same} of {len(found)} trials re-run ({whole})"
+    said = f"{same} of {len(found)} re-run trials come again ({whole})"
     parts = [f"{count[match]} {match}" for match in (Match.TOLERATED, Match.INCOMPARABLE) if count[match]]
     wrong = tuple(_lines(found, Match.DIFFERENT))
     notes = (*notes, *_lines(found, Match.TOLERATED), *_lines(found, Match.INCOMPARABLE))
     if wrong:
-        text = "; ".join([f"no: {count[Match.DIFFERENT]} of {len(found)} trials re-run differ ({whole})", *parts])
+        text = "; ".join([f"no: {count[Match.DIFFERENT]} of {len(found)} re-run trials differ ({whole})", *parts])
         return Part("reproduced", State.WRONG, text, (*others, *wrong), notes)
     text = "; ".join([said, *parts])
     if others:
         # The trials agree, but of something else than what the certificate is of.
-        return Part("reproduced", State.UNTOLD, f"{text}, by another codec than the certified one", others, notes)
+        return Part("reproduced", State.UNTOLD, f"{text}, but not of the certified codec", others, notes)
     enough = same + (count[Match.TOLERATED] if tolerated else 0)
     return Part("reproduced", State.RIGHT if enough == len(found) else State.UNTOLD, text, (), notes)
 

@@ -50,12 +50,12 @@ def again(it, found, name="Small", tmp=None, *, change=None, rows=None, **more):
 
 def test_all_trials_come_again_bit_for_bit(it, found, tmp_path):
     part = again(it, found, tmp=tmp_path, sample=None)
-    assert (part.state, part.said) == (State.RIGHT, "32 of 32 trials re-run (all 32)")
+    assert (part.state, part.said) == (State.RIGHT, "32 of 32 re-run trials come again (all 32)")
 
 
 def test_a_sample_is_drawn_from_its_seed_and_says_so(it, found, tmp_path):
     part = again(it, found, tmp=tmp_path, seed=5)
-    assert (part.state, part.said) == (State.RIGHT, "6 of 6 trials re-run (a sample of 32, seed 5)")
+    assert (part.state, part.said) == (State.RIGHT, "6 of 6 re-run trials come again (a sample of 32, seed 5)")
     assert sampled(found.rows, 6, 5) == sampled(found.rows, 6, 5) != sampled(found.rows, 6, 6)
     assert sampled(found.rows, 99, 5) == sampled(found.rows, None, 5) == list(found.rows)
 
@@ -63,7 +63,7 @@ def test_a_sample_is_drawn_from_its_seed_and_says_so(it, found, tmp_path):
 def test_another_decoder_does_not_reproduce(it, found, tmp_path):
     part = again(it, found, "Faithless", tmp_path)
     assert part.state is State.WRONG
-    assert "trials re-run differ" in part.said
+    assert "re-run trials differ" in part.said
     assert "other pixels, psnr" in part.wrong[0]
 
 
@@ -120,7 +120,7 @@ def test_better_figures_are_found_out(it, found, tmp_path):
 @pytest.mark.slow
 def test_images_that_are_not_here_are_left_out_by_name(it, found, tmp_path):
     part = again(it, found, tmp=tmp_path, images={"coffee": images()["coffee"]}, sample=None)
-    assert (part.state, part.said) == (State.RIGHT, "16 of 16 trials re-run (all 16 of these images)")
+    assert (part.state, part.said) == (State.RIGHT, "16 of 16 re-run trials come again (all 16 of these images)")
     assert part.notes == ("not here, so their trials were left out: rocket",)
 
 
@@ -206,7 +206,7 @@ def test_another_version_and_another_prior_are_named(it, found, tmp_path):
     other = tuple(replace(part, sha256="0" * 64) if part is package else part for part in found.certificate.subject)
     part = again(it, found, tmp=tmp_path, change={"subject": other, "prior": "big"}, sample=2)
     assert part.state is State.UNTOLD
-    assert part.said.endswith("by another codec than the certified one")
+    assert part.said.endswith("but not of the certified codec")
     assert part.wrong[0] == "another prior: big there, none here"
     assert part.wrong[1].startswith("another version of the codec: ")
     assert part.wrong[1].endswith(", package, has other content")

@@ -78,7 +78,7 @@ RESULT = {
 def test_a_sample_is_run_again_and_the_result_is_written(it, copy, tmp_path):
     out = tmp_path / "result.json"
     result = again(it, copy, "--sample", "4", "--seed", "1", "--out", out)
-    assert "reproduced: 4 of 4 trials re-run (a sample of 32, seed 1)" in result.stdout
+    assert "reproduced: 4 of 4 re-run trials come again (a sample of 32, seed 1)" in result.stdout
     found = json.loads(out.read_text())
     jsonschema.validate(found, RESULT)
     assert found["predicate"]["properties"] == ["ROBUSTKIT_INTACT", "ROBUSTKIT_REPRODUCED_SAMPLE"]
