@@ -369,6 +369,8 @@ def _unchecked(found: Presented) -> Iterator[str]:
     """What could not be checked, or is not there, as notes."""
     if PAGE in found.views:
         yield f"not checked: {PAGE}, whose pictures nothing else here has"
+    if found.certificate.lock.registered:
+        yield f"not checked: what was written down before the run: {shown(found.certificate.lock.said, 200)}"
     if found.certificate.error_rates and _simulated(found.certificate) > _MOST_SIMULATED:
         yield "not checked: the error rates, which would take too long to simulate"
 

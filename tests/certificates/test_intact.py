@@ -173,6 +173,7 @@ def test_better_rows_change_the_figures(copy):
         ({"certified": True, "blockers": ()}, "certified, although its claims come to 'not certified'"),
         ({"verdict": "conforms"}, "its verdict is 'conforms', and its claims come to 'not certified'"),
         ({"verdict": "does not conform"}, "its verdict is 'does not conform', and its claims come to"),
+        ({"sentence": "jpeg: conforms: all is well"}, "its sentence is of another codec or verdict"),
         ({"verdict": "fine"}, "its verdict is 'fine', which is none"),
         ({"blockers": ()}, "not certified, and nothing blocks it"),
         ({"higher_is_better": False}, "the direction of psnr is turned round"),

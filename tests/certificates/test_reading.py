@@ -196,6 +196,11 @@ def test_a_folder_with_too_much_or_nothing_in_it_is_none(copy, tmp_path, monkeyp
     refused(copy, "more files than a certificate")
 
 
+def test_more_than_can_be_checked_is_refused(copy, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_WORK", 63)
+    refused(copy, "more trials of more images than can be checked")
+
+
 def test_trials_that_are_spoken_of_must_be_there(copy):
     (copy / trials.FILE).unlink()
     refused(copy, "has no trials.parquet")

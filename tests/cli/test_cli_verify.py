@@ -123,7 +123,10 @@ def test_no_codec_is_imported_that_the_user_has_not_named(it, copy, tmp_path, mo
     marker = tmp_path / "imported"
     (tmp_path / "trap.py").write_text(f"open({str(marker)!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
-    rewrite(copy, lambda found: replace(found, asked="trap:Codec", command="robustkit certify trap:Codec"))
+    rewrite(
+        copy,
+        lambda found: replace(found, asked="trap:Codec", sentence=found.sentence.replace(found.asked, "trap:Codec")),
+    )
     cli("verify", copy)
     assert not marker.exists()
 
@@ -132,7 +135,7 @@ def test_what_a_certificate_says_steers_no_terminal(copy):
     said = "\x1b]0;owned\x07<script>alert(1)</script>\u202e"
     line = Line("decode.deterministic", said, said, said, said, "kept")
     rewrite(copy, lambda found: replace(found, sentence=said, codec=said, lines=(line,)))
-    result = cli("verify", copy)
+    result = cli("verify", copy, status=1)
     assert not set("\x1b\x07\u202e") & set(result.output)
     assert "it says:    \\x1b]0;owned\\x07<script>alert(1)</script>\\u202e" in result.stdout
 
