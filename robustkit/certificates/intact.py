@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from robustkit import quality
-from robustkit.certificates import badge, collect, corpus, follows, power, summary, trials
+from robustkit.certificates import badge, collect, corpus, follows, power, statement, summary, trials
 from robustkit.certificates.collect import kit_digest
 from robustkit.certificates.lock import profile_digest
-from robustkit.certificates.model import Certificate, CertificateError, Photograph, TrialRow
+from robustkit.certificates.model import Certificate, CertificateError, ErrorRate, Photograph, TrialRow
 from robustkit.certificates.reading import Presented, plain, shown
 from robustkit.certificates.said import Part, State
 from robustkit.certificates.write import BADGE, ENDPOINT, PAGE, SUMMARY
@@ -30,6 +30,7 @@ from robustkit.channels import Channel, ChannelError, parse
 from robustkit.judging import assess
 from robustkit.judging.assess import Rule
 from robustkit.judging.effort import EFFORTS
+from robustkit.judging.finding import Verdict, states
 from robustkit.judging.replay import LARGEST_STREAM, SUFFIX
 from robustkit.judging.trial import Trial
 from robustkit.outcome import Outcome
@@ -43,6 +44,8 @@ _NAMED = 3
 _CLOSE = 1e-9
 #: Trials that are simulated for error rates, at the most: a nightly run's, ten times over.
 _MOST_SIMULATED = 5_000_000
+#: Whose exact tests, where they were made, err by themselves.
+_RECORDED = "degradation.regression"
 #: No trial has such a number.
 _MOST_ROUNDS = 1 << 20
 
@@ -81,7 +84,13 @@ def intact(found: Presented) -> Part:
     of_rows = [*_root(certificate, rows), *_rows(certificate, rows)]
     wrong += [*faults, *of_rows]
     # What judging says, of which another robustkit may say otherwise.
-    judged, notes = _views(found), list(_unchecked(found))
+    judged: list[str] = []
+    notes, views = list(_unchecked(found)), _views(found)
+    same = certificate.kit_sha256 == kit_digest()
+    if same:
+        wrong += [f"{name} is not what the certificate says: changed" for name in views]
+    elif views:
+        notes.append(f"not checked: {', '.join(views)}, which another robustkit made, or somebody changed")
     if not faults and not of_rows:
         # Of rows that can't be right no figure follows.
         tried = _by_channel(certificate, rows, channels)
@@ -93,7 +102,7 @@ def intact(found: Presented) -> Part:
                 wrong += _without_rows(certificate)
             elif promised is not None and metric is not None and not missing:
                 judged += _judged(certificate, promised, tried)
-    if not judged or certificate.kit_sha256 == kit_digest():
+    if not judged or same:
         wrong += judged
     elif not wrong:
         said = f"made by another robustkit, {shown(certificate.kit)}, and this one judges otherwise"
@@ -328,7 +337,12 @@ def _judged(certificate: Certificate, promised: Profile, tried: Mapping[Channel,
         for severity, other in zip(certificate.certified_severities, severities, strict=True):
             wrong += _differing(f"certified severity of {severity.ladder}", severity, other)
     if certificate.error_rates and _simulated(certificate) <= _MOST_SIMULATED:
-        rates = power.rates(promised, mine, certificate.metric, rule, rounds=certificate.corpus.rounds)
+        rates: Sequence[ErrorRate] = power.rates(
+            promised, mine, certificate.metric, rule, rounds=certificate.corpus.rounds
+        )
+        claims = states(statement.finding(certificate, line) for line in certificate.lines)
+        if claims.get(_RECORDED) not in (None, Verdict.SKIPPED):
+            rates = power.compared(rates)
         if [rate.what for rate in certificate.error_rates] != [rate.what for rate in rates]:
             wrong.append("the error rates are of other things than this robustkit's")
         else:
@@ -351,18 +365,14 @@ def _differing(what: str, stated: Any, true: Any) -> Iterator[str]:
 
 
 def _views(found: Presented) -> list[str]:
-    """Files for people that say something else than the certificate, where they can be made again."""
+    """Files for people that are others than this robustkit makes of the certificate."""
     certificate = found.certificate
     made: dict[str, Callable[[], bytes]] = {
         SUMMARY: lambda: summary.render(certificate).encode("utf-8", "replace"),
         BADGE: lambda: badge.svg(certificate).encode("utf-8", "replace"),
         ENDPOINT: lambda: (json.dumps(badge.endpoint(certificate), indent=1) + "\n").encode(),
     }
-    return [
-        f"{name} is not what the certificate says: changed"
-        for name, make in made.items()
-        if name in found.views and found.views[name] != make()
-    ]
+    return [name for name, make in made.items() if name in found.views and found.views[name] != make()]
 
 
 def _unchecked(found: Presented) -> Iterator[str]:

@@ -281,6 +281,11 @@ def test_a_better_error_rate_is_named(copy):
 def test_a_file_for_people_that_says_something_else_is_named(copy, name):
     (copy / name).write_bytes((copy / name).read_bytes() + b" ")
     assert wrong(copy) == (f"{name} is not what the certificate says: changed",)
+    rewrite(copy, lambda found: replace(found, kit_sha256="0" * 64))
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    part = intact(read(copy))
+    assert part.state is State.RIGHT
+    assert f"not checked: {name}, which another robustkit made, or somebody changed" in part.notes
 
 
 def test_what_another_robustkit_judged_otherwise_is_told_from_what_was_changed(copy):
