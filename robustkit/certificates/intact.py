@@ -180,7 +180,12 @@ def _root(certificate: Certificate, rows: Sequence[TrialRow]) -> Iterator[str]:
         return
     if ordered != tuple(rows):
         yield "the rows stand in another order than a certificate's"
-    if trials.root(rows) != certificate.trials_root:
+    try:
+        root = trials.root(rows)
+    except CertificateError:
+        yield "a row has a number or a text that no certificate holds: it has no canonical form"
+        return
+    if root != certificate.trials_root:
         yield "the rows are not those that the certificate was made of: another Merkle root"
 
 

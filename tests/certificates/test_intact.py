@@ -11,6 +11,7 @@ from sharing import made_once
 from small_certificate import SEED, make, rewrite
 
 from robustkit import quality
+from robustkit.certificates import intact as checking
 from robustkit.certificates import trials
 from robustkit.certificates.intact import intact
 from robustkit.certificates.model import Certified, Counterexample, Line
@@ -26,6 +27,13 @@ def made(tmp_path_factory):
 @pytest.fixture
 def copy(made, tmp_path):
     return shutil.copytree(made, tmp_path / "certificate")
+
+
+@pytest.fixture(autouse=True)
+def no_simulation(request, monkeypatch):
+    """Error rates are simulated where a test is of them: it takes as long as all the rest."""
+    if "error_rate" not in request.node.name:
+        monkeypatch.setattr(checking, "_MOST_SIMULATED", 0)
 
 
 def wrong(folder):
@@ -158,6 +166,12 @@ def test_a_row_that_was_changed_alone_has_another_root(copy):
     rows[0] = replace(rows[0], flips=rows[0].flips + 1)
     trials.write(copy / trials.FILE, rows)
     assert "another Merkle root" in wrong(copy)[0]
+
+
+def test_a_number_that_json_does_not_hold_is_named(copy):
+    rows = rows_of(copy)
+    trials.write(copy / trials.FILE, [replace(rows[0], flips=2**60), *rows[1:]])
+    assert wrong(copy)[0].startswith("a row has a number or a text that no certificate holds")
 
 
 def test_better_rows_change_the_figures(copy):

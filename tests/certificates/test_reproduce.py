@@ -110,6 +110,7 @@ def test_another_seed_everywhere_gives_other_damage(it, found, tmp_path):
     assert any("another damaged stream" in line for line in part.wrong)
 
 
+@pytest.mark.slow
 def test_better_figures_are_found_out(it, found, tmp_path):
     rows = [replace(row, quality=row.quality + 3) if row.quality else row for row in found.rows]
     part = again(it, found, tmp=tmp_path, rows=rows)
@@ -159,6 +160,7 @@ def test_how_a_trial_compares_with_its_row():
     hung = replace(refused, outcome="hung", failure="hung")
     assert beside() is Match.SAME
     assert beside(tolerance=EXACT) is Match.SAME
+    assert beside(quality=25.001) is Match.DIFFERENT
     assert beside(row=refused, outcome=Outcome.REFUSED, pixels=None) is Match.SAME
     assert beside(row=refused) is Match.DIFFERENT
     assert beside(outcome=Outcome.RAISED, pixels=None) is Match.DIFFERENT
