@@ -20,6 +20,7 @@ from robustkit.registry import CodecSpec, Target
 #: JPEG under another name, with promises of its own that it keeps.
 MODULE = """
 import numpy as np
+from robustkit import Layout, Region
 from robustkit.codecs.jpeg import Jpeg
 from robustkit.profile import Profile, Promise
 
@@ -50,6 +51,10 @@ class Exact(Rounding):
 
 class Other(Small):
     name = "other"
+
+class Headless(Small):
+    def layout(self, stream):
+        return Layout((Region("payload", 0, 8 * len(stream)),), 8 * len(stream))
 
 class Stricter(Small):
     promises = Profile(

@@ -22,7 +22,7 @@ from robustkit.certificates.lock import settings_of
 from robustkit.certificates.model import Certificate, Photograph, TrialRow
 from robustkit.certificates.reading import shown
 from robustkit.certificates.said import Part, State
-from robustkit.channels import parse
+from robustkit.channels import ChannelError, parse
 from robustkit.codec import Image
 from robustkit.images import ImageError, centre_crop
 from robustkit.isolation import Limits, WorkerError, fingerprint
@@ -227,9 +227,10 @@ def reproduced(
         try:
             subject.check_metric()
             found = list(_run(certificate, chosen, subject))
+        except ChannelError as error:
+            # The certificate's codec could be damaged so, and this one can't.
+            return Part("reproduced", State.WRONG, f"no: {shown(error, 200)}", tuple(others), tuple(notes))
         except (MetricUnavailable, UnknownMetric, ValueError) as error:
-            if isinstance(error, CleanRoundTripFailed):
-                raise
             return Part("reproduced", State.UNTOLD, f"{certificate.metric} can't be measured here: {shown(error, 200)}")
         except CleanRoundTripFailed as failed:
             return Part("reproduced", State.WRONG, f"no: {shown(failed, 200)}", tuple(others), tuple(notes))

@@ -131,10 +131,10 @@ def command(
 
     try:
         found = read(place)
+        holds = intact(found)
     except CertificateError as error:
         raise click.ClickException(f"refused: {printable(str(error), lines=False)}") from error
     who = authentic(found.data, bundle if bundle is not None else found.bundle, identity=identity, issuer=issuer)
-    holds = intact(found)
     if codec is None:
         again = Part("reproduced", State.UNASKED, "not reproduced: name the codec with --codec")
     elif holds.state is not State.RIGHT or found.rows is None:

@@ -215,3 +215,11 @@ def test_another_version_and_another_prior_are_named(it, found, tmp_path):
     part = again(it, found, tmp=tmp_path, change={"subject": other}, sample=2, any_version=True)
     assert part.state is State.RIGHT
     assert any(line.startswith("another version of the codec: ") for line in part.notes)
+
+
+@pytest.mark.slow
+def test_damage_that_this_codec_can_not_have_is_no_reproduction(it, found, tmp_path):
+    rows = [replace(row, channel="header-bsc(ber=0.001)") for row in found.rows]
+    part = again(it, found, "Headless", tmp_path, rows=rows, sample=2)
+    assert part.state is State.WRONG
+    assert part.said.startswith("no: ")
