@@ -25,6 +25,7 @@ from robustkit.judging.replay import SUFFIX, Replay, ReplayError, save_replay
 from robustkit.judging.subject import Subject, slug
 from robustkit.judging.trial import Trial
 from robustkit.minimise import describe
+from robustkit.outcome import Outcome
 from robustkit.spelling import place
 
 #: How many are kept unless somebody asks for more or fewer.
@@ -247,7 +248,11 @@ def _case(subject: Subject, trial: Trial, directory: Path | None) -> WorstCase:
 
     clean = subject.clean[trial.image]
     stream = trial.pattern.apply(clean.bitstream)
-    (decoded,) = subject.once.decode_many([stream], shape=clean.shape)
+    damaged = None
+    if trial.outcome.has_image or trial.outcome is Outcome.UNSTABLE:
+        # The others gave no picture, and one that hangs would hang again.
+        (decoded,) = subject.once.decode_many([stream], shape=clean.shape)
+        damaged = decoded.image
     measured = trial.metrics.get(subject.metric)
     damage = describe(trial.pattern, clean.layout, most=_LINES)
     return WorstCase(
@@ -267,7 +272,7 @@ def _case(subject: Subject, trial: Trial, directory: Path | None) -> WorstCase:
         "" if directory is None else _kept(subject, trial, stream, tuple(damage), directory),
         clean.original,
         clean.decoded.image,
-        decoded.image,
+        damaged,
     )
 
 
