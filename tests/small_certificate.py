@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import math
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from robustkit.certificates import canonical, statement, trials
-from robustkit.certificates.model import (
-    Assessed,
-    Certificate,
-    Certified,
-    ChannelResult,
-    Corpus,
-    Line,
-    Lock,
-    Photograph,
-    TrialRow,
-)
+from robustkit.certificates import badge, collect, statement, summary, trials
+from robustkit.certificates.model import Certificate, TrialRow
 from robustkit.certificates.write import write
 from robustkit.images import photographs
-from robustkit.isolation import fingerprint
+from robustkit.judging.finding import Finding, Verdict, run_verdict
 from robustkit.judging.subject import Subject
-from robustkit.outcome import Outcome
 from robustkit.registry import CodecSpec, Target
 
 #: JPEG under another name, with promises of its own that it keeps.
 MODULE = """
 import numpy as np
+from robustkit import Layout, Region
 from robustkit.codecs.jpeg import Jpeg
 from robustkit.profile import Profile, Promise
 
@@ -65,6 +51,10 @@ class Exact(Rounding):
 
 class Other(Small):
     name = "other"
+
+class Headless(Small):
+    def layout(self, stream):
+        return Layout((Region("payload", 0, 8 * len(stream)),), 8 * len(stream))
 
 class Stricter(Small):
     promises = Profile(
@@ -114,128 +104,25 @@ def on_path(folder: Path):
 
 
 def of(subject: Subject) -> tuple[Certificate, list[TrialRow]]:
-    channels = [promise.channel for promise in subject.profile.promises]
-    pictures = {}
-    jobs = [job for channel in channels for job in subject.jobs(channel)]
-    ran = list(subject.run(jobs, keep=lambda trial, image: pictures.setdefault(key(trial), fingerprint(image))))
-    rows = [row(subject, trial, pictures.get(key(trial))) for trial in ran]
-    corpus = tuple(photograph(clean) for _, clean in sorted(subject.clean.items()))
-    definition = {
-        "images": [image.sha256 for image in corpus],
-        "channels": [str(channel) for channel in channels],
-        "seed": SEED,
-        "rounds": ROUNDS,
-    }
-    # As the run would have judged them: with the trials above.
-    subject._trials = {channel: [trial for trial in ran if trial.channel == channel] for channel in channels}
-    subject.__dict__.pop("promised_trials", None)
-    assessments = tuple(map(assessed, subject.assessments))
-    profile = subject.profile.to_toml()
-    certificate = Certificate(
-        codec=subject.own_name,
+    assert subject.assessments
+    part = collect.part_of(subject, effort="quick", certifying=True)
+    assert part is not None
+    finding = Finding(CODEC, "decode.deterministic", "decoding is deterministic", "", "same", "", Verdict.KEPT)
+    run = collect.Run(
         asked=CODEC,
-        settings=json.dumps(dict(subject.spec.settings), sort_keys=True),
-        verdict="not certified",
-        sentence="small-jpeg: not certified: 1 of 1 claims hold; others were left out",
-        certified=False,
-        blockers=("claims were left out",),
-        kit="0",
-        kit_sha256="0" * 64,
-        metric="psnr",
-        metric_unit="dB",
-        higher_is_better=True,
-        profile=profile,
-        profile_sha256=hashlib.sha256(profile.encode()).hexdigest(),
-        prior="",
-        subject=(),
-        environment={"platform": "test"},
-        corpus=Corpus(canonical.digest(definition), corpus, tuple(map(str, channels)), SEED, "0", "quick", ROUNDS),
-        lines=(Line("decode.deterministic", "decoding is deterministic", "", "same", "", "kept"),),
-        assessments=assessments,
-        channels=tuple(result(subject, channel, rows) for channel in channels),
-        certified_severities=(Certified("bsc", "BER", None, None, str(channels[0])),),
-        error_rates=(),
-        counterexamples=(),
-        lock=Lock(),
-        trials_root="",
-        trials_count=0,
+        findings=[finding],
+        verdict=run_verdict(CODEC, [finding]),
+        loosened=(),
+        other_images=(),
+        dirty=None,
+        lock=None,
+        effort="quick",
+        device="cpu",
         started="2026-01-02T03:04:05Z",
         finished="2026-01-02T03:04:06Z",
-        command="robustkit certify small_codec:Small",
+        command=f"robustkit certify {CODEC}",
     )
-    return certificate, rows
-
-
-def key(trial):
-    return trial.image, str(trial.channel), trial.number
-
-
-def photograph(clean) -> Photograph:
-    return Photograph(
-        clean.image,
-        fingerprint(clean.original),
-        *clean.shape,
-        hashlib.sha256(clean.bitstream).hexdigest(),
-        len(clean.bitstream),
-        clean.bpp,
-        clean.metrics["psnr"],
-        fingerprint(clean.decoded.image),
-    )
-
-
-def row(subject: Subject, trial, pixels: str | None) -> TrialRow:
-    stream = trial.pattern.apply(subject.clean[trial.image].bitstream)
-    if trial.outcome.has_image and pixels is None:
-        pixels = fingerprint(subject.clean[trial.image].decoded.image)
-    return TrialRow(
-        str(trial.channel),
-        trial.image,
-        trial.number,
-        trial.seed,
-        len(trial.pattern.flips),
-        hashlib.sha256(stream).hexdigest(),
-        str(trial.outcome),
-        None if trial.failure is None else str(trial.failure),
-        trial.metrics.get("psnr"),
-        trial.drops.get("psnr"),
-        pixels,
-    )
-
-
-def assessed(one) -> Assessed:
-    def finite(value):
-        return float(value) if math.isfinite(value) else None
-
-    return Assessed(
-        one.quantity,
-        one.severity,
-        finite(one.bound.estimate),
-        finite(one.bound.low),
-        finite(one.bound.high),
-        finite(one.limit),
-        str(one.verdict),
-        one.measured,
-        one.declared,
-        one.trials,
-        2,
-    )
-
-
-def result(subject: Subject, channel, rows) -> ChannelResult:
-    here = [row for row in rows if row.channel == str(channel)]
-    outcomes = {str(outcome): sum(row.outcome == outcome for row in here) for outcome in Outcome}
-    clean = {name: hashlib.sha256(found.bitstream).hexdigest() for name, found in subject.clean.items()}
-    drops = [row.drop for row in here if row.drop is not None]
-    return ChannelResult(
-        str(channel),
-        channel.name,
-        float(channel.severity),
-        {outcome: number for outcome, number in outcomes.items() if number},
-        sum(row.stream == clean[row.image] for row in here),
-        outcomes["degraded"],
-        float(np.mean(drops)) if drops else None,
-        float(np.mean([row.quality for row in here if row.quality is not None])) if drops else None,
-    )
+    return collect.certificate(part, run), list(part.rows)
 
 
 def rewrite(folder: Path, change=lambda found: found, rows=None) -> None:
@@ -252,6 +139,9 @@ def rewrite(folder: Path, change=lambda found: found, rows=None) -> None:
         trials.write(folder / trials.FILE, rows)
         found = replace(found, trials_root=trials.root(rows), trials_count=len(rows))
     file.write_bytes(statement.dumps(found))
+    (folder / "summary.md").write_bytes(summary.render(found).encode("utf-8", "replace"))
+    (folder / "badge.svg").write_bytes(badge.svg(found).encode("utf-8", "replace"))
+    (folder / "badge.json").write_text(json.dumps(badge.endpoint(found), indent=1) + "\n")
 
 
 __all__ = ["CODEC", "CROP", "ROUNDS", "SEED", "images", "make", "rewrite"]

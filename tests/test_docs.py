@@ -182,7 +182,7 @@ def test_the_unproved_promise_reads_as_the_page_shows(example):
     assert done.returncode == NOT_PROVED, done.stdout + done.stderr
     shown = block("docs/verdict.md", "text", "is not proved")
     assert shown in done.stdout
-    command = block("docs/replay.md", "sh", "robustkit replay")
+    command = block("docs/replay.md", "sh", "robustkit-report/replay/block-means")
     assert shown.endswith(command)
     replayed = subprocess.run(
         [sys.executable, "-m", *command.split()],

@@ -71,7 +71,13 @@ def verdict(certificate: Certificate, *, promising: bool) -> Iterator[str]:
     except CertificateError as error:
         yield shown(error, 200)
         return
-    found = run_verdict(certificate.codec, findings, promising=promising)
+    found = run_verdict(certificate.asked, findings, promising=promising)
+    whole = found.text if certificate.verdict in (Said.CONFORMS, Said.NO_PROMISES) else ""
+    heads = f"{certificate.asked}: {certificate.verdict}: ", f"{certificate.asked}: not checked"
+    if not certificate.sentence.startswith(heads):
+        yield f"its sentence is of another codec or verdict: {shown(certificate.sentence)}"
+    elif whole and certificate.verdict == found.said and certificate.sentence != whole:
+        yield f"its sentence is {shown(certificate.sentence)}, and its claims come to {shown(whole)}"
     if certificate.verdict not in list(Said):
         yield f"its verdict is {shown(certificate.verdict)!r}, which is none"
     elif certificate.verdict != found.said and {certificate.verdict, found.said} & _EXACT:

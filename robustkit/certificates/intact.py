@@ -7,22 +7,31 @@ is found here, the latter by running trials again.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import tomllib
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
 from robustkit import quality
-from robustkit.certificates import follows, trials
-from robustkit.certificates.model import Assessed, Certificate, CertificateError, Photograph, TrialRow
-from robustkit.certificates.reading import Presented, shown
+from robustkit.certificates import badge, collect, corpus, follows, power, statement, summary, trials
+from robustkit.certificates.collect import kit_digest
+from robustkit.certificates.lock import profile_digest
+from robustkit.certificates.model import Certificate, CertificateError, ErrorRate, Photograph, TrialRow
+from robustkit.certificates.reading import Presented, plain, shown
 from robustkit.certificates.said import Part, State
+from robustkit.certificates.write import BADGE, ENDPOINT, PAGE, SUMMARY
 from robustkit.channels import Channel, ChannelError, parse
 from robustkit.judging import assess
-from robustkit.judging.assess import Assessment, Rule
+from robustkit.judging.assess import Rule
 from robustkit.judging.effort import EFFORTS
+from robustkit.judging.finding import Verdict, states
+from robustkit.judging.replay import LARGEST_STREAM, SUFFIX
 from robustkit.judging.trial import Trial
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
@@ -33,6 +42,10 @@ from robustkit.quality import Metric, MetricUnavailable, UnknownMetric
 _NAMED = 3
 #: Figures that were added up in another order.
 _CLOSE = 1e-9
+#: Trials that are simulated for error rates, at the most: a nightly run's, ten times over.
+_MOST_SIMULATED = 5_000_000
+#: Whose exact tests, where they were made, err by themselves.
+_RECORDED = "degradation.regression"
 #: No trial has such a number.
 _MOST_ROUNDS = 1 << 20
 
@@ -45,10 +58,9 @@ def intact(found: Presented) -> Part:
             result follows from the figures.
     """
     certificate, rows = found.certificate, found.rows
-    wrong = list(_digests(certificate))
     promised: Profile | None = None
     metric: Metric | None = None
-    untold = ""
+    wrong, untold = list(_digests(certificate)), ""
     try:
         promised, metric = profile_of(certificate), quality.METRICS[certificate.metric]
     except CertificateError as error:
@@ -57,38 +69,51 @@ def intact(found: Presented) -> Part:
         wrong.append(f"metric {shown(certificate.metric)!r} is unknown to this robustkit")
     except MetricUnavailable as error:
         untold = f"not all can be told here: {shown(error, 200)}"
+    if metric is not None and metric.higher_is_better != certificate.higher_is_better:
+        wrong.append(f"the direction of {certificate.metric} is turned round")
     given = [] if promised is None else [str(promise.channel) for promise in promised.promises]
     missing = [channel for channel in given if channel not in certificate.corpus.channels]
     if missing:
         wrong.append(f"{missing[0]} is promised, and the corpus does not have it")
     wrong += [*follows.verdict(certificate, promising=bool(given)), *follows.claims(certificate)]
-    if metric is not None and metric.higher_is_better != certificate.higher_is_better:
-        wrong.append(f"the direction of {certificate.metric} is turned round")
+    wrong += _counterexamples(found)
     if rows is None:
         state = State.WRONG if wrong else State.UNTOLD
         return Part("intact", state, f"statements alone: {trials.FILE} is not here", tuple(wrong))
     channels, faults = _channels(certificate)
-    wrong += faults
     of_rows = [*_root(certificate, rows), *_rows(certificate, rows)]
-    wrong += of_rows
+    wrong += [*faults, *of_rows]
+    # What judging says, of which another robustkit may say otherwise.
+    judged: list[str] = []
+    notes, views = list(_unchecked(found)), _views(found)
+    same = certificate.kit_sha256 == kit_digest()
+    if same:
+        wrong += [f"{name} is not what the certificate says: changed" for name in views]
+    elif views:
+        notes.append(f"not checked: {', '.join(views)}, which another robustkit made, or somebody changed")
     if not faults and not of_rows:
         # Of rows that can't be right no figure follows.
-        judged = [_trial(certificate, row, channels[row.channel]) for row in rows]
+        tried = _by_channel(certificate, rows, channels)
         # Somebody's numbers may be as large as they like.
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             wrong += [*_outcomes(certificate, rows, channels), *follows.failures(certificate, rows)]
-            if promised is not None and metric is not None and not missing:
-                wrong += _assessments(certificate, promised, judged)
-            elif promised is None and certificate.profile == "" and certificate.assessments:
-                wrong.append("assessments of promises, and no profile that has any")
-    notes = _unchecked(found)
+            if not rows:
+                wrong += _without_rows(certificate)
+            elif promised is not None and metric is not None and not missing:
+                judged += _judged(certificate, promised, tried)
+    if not judged or same:
+        wrong += judged
+    elif not wrong:
+        said = f"made by another robustkit, {shown(certificate.kit)}, and this one judges otherwise"
+        return Part("intact", State.UNTOLD, said, tuple(judged), tuple(notes))
     if wrong:
         what = f"{len(wrong)} thing{'s' if len(wrong) > 1 else ''} wrong"
-        return Part("intact", State.WRONG, f"no: {what}", tuple(wrong), notes)
+        return Part("intact", State.WRONG, f"no: {what}", tuple(wrong), tuple(notes))
     if untold:
-        return Part("intact", State.UNTOLD, untold, (), notes)
+        return Part("intact", State.UNTOLD, untold, (), tuple(notes))
     said = f"yes: schema, digests, Merkle root over {len(rows)} trials, and the figures follow from them"
-    return Part("intact", State.RIGHT, said, (), notes)
+    return Part("intact", State.RIGHT, said, (), tuple(notes))
 
 
 def profile_of(certificate: Certificate) -> Profile | None:
@@ -106,8 +131,22 @@ def profile_of(certificate: Certificate) -> Profile | None:
 
 
 def _digests(certificate: Certificate) -> Iterator[str]:
-    if hashlib.sha256(certificate.profile.encode()).hexdigest() != certificate.profile_sha256 and certificate.profile:
+    if profile_digest(certificate.profile) != certificate.profile_sha256:
         yield "the profile is not the one that its digest is of: edited"
+    if corpus.digest_of(certificate.corpus) != certificate.corpus.digest:
+        yield "the corpus is not the one that its digest is of: edited"
+
+
+def _counterexamples(found: Presented) -> Iterator[str]:
+    """Streams in ``replay/`` that are not those that the certificate names."""
+    for shows in found.certificate.counterexamples:
+        if not shows.replay or shows.replay not in found.replays:
+            continue
+        name = shows.replay.removesuffix(SUFFIX) + ".bin" if shows.replay.endswith(SUFFIX) else shows.replay
+        if name not in found.replays:
+            yield f"{shown(name)} is missing: the stream of a counterexample"
+        elif hashlib.sha256(plain(found.where / name, LARGEST_STREAM)).hexdigest() != shows.stream:
+            yield f"{shown(name)} is another stream than the counterexample's"
 
 
 def _channels(certificate: Certificate) -> tuple[dict[str, Channel], list[str]]:
@@ -141,7 +180,12 @@ def _root(certificate: Certificate, rows: Sequence[TrialRow]) -> Iterator[str]:
         return
     if ordered != tuple(rows):
         yield "the rows stand in another order than a certificate's"
-    if trials.root(rows) != certificate.trials_root:
+    try:
+        root = trials.root(rows)
+    except CertificateError:
+        yield "a row has a number or a text that no certificate holds: it has no canonical form"
+        return
+    if root != certificate.trials_root:
         yield "the rows are not those that the certificate was made of: another Merkle root"
 
 
@@ -239,7 +283,7 @@ def _outcomes(certificate: Certificate, rows: Sequence[TrialRow], channels: Mapp
         said = {outcome: number for outcome, number in result.outcomes.items() if number}
         for name, stated, true in (
             ("outcomes", said, dict(counts)),
-            ("kind", result.kind, channel.name),
+            ("kind", result.kind, channel.kind),
             ("severity", result.severity, channel.severity),
             ("harmless", result.harmless, sum(row.stream == clean[row.image] for row in here)),
             ("silent", result.silent, counts[Outcome.DEGRADED]),
@@ -250,58 +294,100 @@ def _outcomes(certificate: Certificate, rows: Sequence[TrialRow], channels: Mapp
                 yield f"{result.channel}: {name} is {shown(stated)}, and from the trials {shown(true)}"
 
 
-def _assessments(certificate: Certificate, promised: Profile, judged: Sequence[Trial]) -> Iterator[str]:
-    """What the promises were judged to be, and the trials don't say."""
-    found = _assessed(certificate, promised, judged)
-    names = [(one.quantity, one.severity) for one in certificate.assessments]
-    if names != [(one.quantity, one.severity) for one in found]:
-        yield "the assessments are of other promises than the profile's"
-        return
-    for stated, true in zip(certificate.assessments, found, strict=True):
-        for name, said, is_so in _compared(stated, true):
-            if not _same(said, is_so):
-                where = f"{stated.quantity} of {stated.severity}"
-                yield f"{shown(where, 120)}: {name} is {shown(said)}, and from the trials {shown(is_so)}"
+def _without_rows(certificate: Certificate) -> Iterator[str]:
+    proved = any(one.highest is not None for one in certificate.certified_severities)
+    if certificate.channels or certificate.assessments or certificate.error_rates or proved:
+        yield "figures of trials, and there are no trials"
+    if certificate.certified:
+        yield "certified, and there are no trials"
 
 
-def _assessed(certificate: Certificate, promised: Profile, judged: Sequence[Trial]) -> list[Assessment]:
-    names = [image.name for image in sorted(certificate.corpus.images, key=lambda i: (i.height, i.width))]
-    # As they were run: a round's images side by side, in the order of their shapes.
+def _by_channel(
+    certificate: Certificate, rows: Sequence[TrialRow], channels: Mapping[str, Channel]
+) -> dict[Channel, list[Trial]]:
+    """The trials as they were run: a round's images side by side, in the order of their shapes."""
+    names = _names(certificate)
     place = {name: at for at, name in enumerate(names)}
-    by_channel: dict[Channel, list[Trial]] = {promise.channel: [] for promise in promised.promises}
-    for trial in sorted(judged, key=lambda t: (place[t.image], t.number)):
-        if trial.channel in by_channel:
-            by_channel[trial.channel].append(trial)
+    found: dict[Channel, list[Trial]] = {channel: [] for channel in channels.values()}
+    for row in sorted(rows, key=lambda row: (place[row.image], row.number)):
+        channel = channels[row.channel]
+        found[channel].append(_trial(certificate, row, channel))
+    return found
+
+
+def _names(certificate: Certificate) -> list[str]:
+    return [image.name for image in sorted(certificate.corpus.images, key=lambda i: (i.height, i.width))]
+
+
+def _judged(certificate: Certificate, promised: Profile, tried: Mapping[Channel, Sequence[Trial]]) -> list[str]:
+    """Assessments, certified severities and error rates that the trials don't come to."""
+    names = _names(certificate)
+    mine = {promise.channel: tried.get(promise.channel, []) for promise in promised.promises}
     most = certificate.corpus.rounds * len(names)
     if certificate.corpus.effort in EFFORTS:
         most = max(most, EFFORTS[certificate.corpus.effort].trials)
     rule = Rule.of(promised, most)
-    return assess.assess(promised, by_channel, names, certificate.metric, rule)
+    found = assess.assess(promised, mine, names, certificate.metric, rule)
+    true = [collect.assessed(one, len(names)) for one in found]
+    stated = [(one.quantity, one.severity) for one in certificate.assessments]
+    if stated != [(one.quantity, one.severity) for one in true]:
+        return ["the assessments are of other promises than the profile's"]
+    wrong: list[str] = []
+    for said, is_so in zip(certificate.assessments, true, strict=True):
+        wrong += _differing(f"{said.quantity} of {said.severity}", said, is_so)
+    severities = list(collect.certified(mine, found))
+    if [one.ladder for one in certificate.certified_severities] != [one.ladder for one in severities]:
+        wrong.append("the certified severities are of other channels than the profile's")
+    else:
+        for severity, other in zip(certificate.certified_severities, severities, strict=True):
+            wrong += _differing(f"certified severity of {severity.ladder}", severity, other)
+    if certificate.error_rates and _simulated(certificate) <= _MOST_SIMULATED:
+        rates: Sequence[ErrorRate] = power.rates(
+            promised, mine, certificate.metric, rule, rounds=certificate.corpus.rounds
+        )
+        claims = states(statement.finding(certificate, line) for line in certificate.lines)
+        if claims.get(_RECORDED) not in (None, Verdict.SKIPPED):
+            rates = power.compared(rates)
+        if [rate.what for rate in certificate.error_rates] != [rate.what for rate in rates]:
+            wrong.append("the error rates are of other things than this robustkit's")
+        else:
+            for rate, again in zip(certificate.error_rates, rates, strict=True):
+                wrong += _differing(f"error rate, {rate.what}", rate, again)
+    return wrong
 
 
-def _compared(stated: Assessed, true: Assessment) -> Iterable[tuple[str, object, object]]:
-    return (
-        ("estimate", stated.estimate, _finite(true.bound.estimate)),
-        ("low", stated.low, _finite(true.bound.low)),
-        ("high", stated.high, _finite(true.bound.high)),
-        ("limit", stated.limit, _finite(true.limit)),
-        ("verdict", stated.verdict, str(true.verdict)),
-        ("measured", stated.measured, true.measured),
-        ("declared", stated.declared, true.declared),
-        ("trials", stated.trials, true.trials),
-    )
+def _simulated(certificate: Certificate) -> int:
+    """How many trials the error rates take to simulate."""
+    return certificate.corpus.rounds * len(certificate.corpus.images) * power.RUNS
 
 
-def _unchecked(found: Presented) -> tuple[str, ...]:
-    """What nobody could check, as notes."""
-    notes = []
-    if found.views:
-        notes.append(f"not checked, for people alone: {', '.join(found.views)}")
-    return tuple(notes)
+def _differing(what: str, stated: Any, true: Any) -> Iterator[str]:
+    """The fields in which two records differ, by name."""
+    for one in fields(stated):
+        said, is_so = getattr(stated, one.name), getattr(true, one.name)
+        if not _same(said, is_so):
+            yield f"{shown(what, 120)}: {one.name} is {shown(said)}, and from the trials {shown(is_so)}"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _views(found: Presented) -> list[str]:
+    """Files for people that are others than this robustkit makes of the certificate."""
+    certificate = found.certificate
+    made: dict[str, Callable[[], bytes]] = {
+        SUMMARY: lambda: summary.render(certificate).encode("utf-8", "replace"),
+        BADGE: lambda: badge.svg(certificate).encode("utf-8", "replace"),
+        ENDPOINT: lambda: (json.dumps(badge.endpoint(certificate), indent=1) + "\n").encode(),
+    }
+    return [name for name, make in made.items() if name in found.views and found.views[name] != make()]
+
+
+def _unchecked(found: Presented) -> Iterator[str]:
+    """What could not be checked, or is not there, as notes."""
+    if PAGE in found.views:
+        yield f"not checked: {PAGE}, whose pictures nothing else here has"
+    if found.certificate.lock.registered:
+        yield f"not checked: what was written down before the run: {shown(found.certificate.lock.said, 200)}"
+    if found.certificate.error_rates and _simulated(found.certificate) > _MOST_SIMULATED:
+        yield "not checked: the error rates, which would take too long to simulate"
 
 
 def _same(stated: object, true: object) -> bool:

@@ -18,6 +18,8 @@ BUNDLE = f"{STATEMENTS}.sigstore.json"
 #: Bytes of the largest statements, signature, page and replay file that are read; replay files of one certificate, and
 #: entries of a folder that are looked at.
 MOST_STATEMENTS, MOST_BUNDLE, MOST_OTHER, MOST_REPLAYS, MOST_ENTRIES = 1 << 24, 1 << 22, 1 << 24, 20_000, 64
+#: Trials times images; beyond it a check would take hours.
+MOST_WORK = 1 << 28
 #: What is made from the certificate alone, for people.
 VIEWS = (PAGE, SUMMARY, BADGE, ENDPOINT)
 #: Characters of anybody's text in a line of ours.
@@ -118,6 +120,8 @@ def _folder(folder: Path) -> Presented:
         rows = trials.read(folder / trials.FILE)
     elif found.trials_count:
         raise CertificateError(f"{shown(folder, 300)} has no {trials.FILE}, and its certificate speaks of trials")
+    if rows is not None and len(rows) * len(found.corpus.images) > MOST_WORK:
+        raise CertificateError(f"{shown(folder, 300)} has more trials of more images than can be checked")
     views = {name: plain(folder / name, MOST_OTHER) for name in VIEWS if name in names}
     replays = _replays(folder / REPLAY) if REPLAY in names else ()
     for shows in found.counterexamples:

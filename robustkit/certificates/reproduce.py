@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
-import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.certificates.collect import artifacts, kit_digest
 from robustkit.certificates.intact import profile_of
+from robustkit.certificates.lock import settings_of
 from robustkit.certificates.model import Certificate, Photograph, TrialRow
 from robustkit.certificates.reading import shown
 from robustkit.certificates.said import Part, State
-from robustkit.channels import parse
+from robustkit.channels import ChannelError, parse
 from robustkit.codec import Image
 from robustkit.images import ImageError, centre_crop
 from robustkit.isolation import Limits, WorkerError, fingerprint
@@ -173,6 +175,7 @@ def reproduced(
     seed: int = 0,
     limits: Limits | None = None,
     tolerated: bool = False,
+    any_version: bool = False,
     progress: Callable[[str], None] = quiet,
 ) -> Part:
     """Run trials of a certificate again, and compare them with their rows.
@@ -186,6 +189,7 @@ def reproduced(
         seed: of the sample.
         limits: time and memory of one decode.
         tolerated: whether differences within the codec's tolerance are good enough.
+        any_version: whether the codec may be another version of the certified one.
         progress: told now and then.
 
     Raises:
@@ -216,24 +220,34 @@ def reproduced(
         progress=progress,
     )
     with contextlib.closing(made) as subject:
-        others = tuple(_others(certificate, subject))
+        others = list(_others(certificate, subject))
         if subject.own_name != certificate.codec:
             said = f"no: another codec, {shown(subject.own_name)}, not {shown(certificate.codec)}"
-            return Part("reproduced", State.WRONG, said, others, tuple(notes))
+            return Part("reproduced", State.WRONG, said, tuple(others), tuple(notes))
         try:
             subject.check_metric()
             found = list(_run(certificate, chosen, subject))
+        except ChannelError as error:
+            # The certificate's codec could be damaged so, and this one can't.
+            return Part("reproduced", State.WRONG, f"no: {shown(error, 200)}", tuple(others), tuple(notes))
         except (MetricUnavailable, UnknownMetric, ValueError) as error:
-            if isinstance(error, CleanRoundTripFailed):
-                raise
             return Part("reproduced", State.UNTOLD, f"{certificate.metric} can't be measured here: {shown(error, 200)}")
         except CleanRoundTripFailed as failed:
-            return Part("reproduced", State.WRONG, f"no: {shown(failed, 200)}", others, tuple(notes))
+            return Part("reproduced", State.WRONG, f"no: {shown(failed, 200)}", tuple(others), tuple(notes))
         except WorkerError as error:
-            return Part("reproduced", State.UNTOLD, f"the codec's process failed: {shown(error, 200)}", others)
+            return Part("reproduced", State.UNTOLD, f"the codec's process failed: {shown(error, 200)}", tuple(others))
+        # Afterwards, as when it was certified: by then all that it needs is loaded.
+        files, libraries = _versions(certificate, subject)
     of_these = f"{len(here)}{' of these images' if absent else ''}"
     whole = f"all {of_these}" if len(chosen) == len(here) else f"a sample of {of_these}, seed {seed}"
-    return _told(found, others, whole, tuple(notes), tolerated=tolerated)
+    version = [f"another version of the codec: {what}" for what in files]
+    (notes.extend if any_version else others.extend)(version)
+    notes += [f"another library: {what}" for what in libraries]
+    if not certificate.subject:
+        notes.append("the certificate does not say which files were judged: no version was compared")
+    if certificate.kit_sha256 != kit_digest():
+        notes.append(f"another robustkit than the one that made it, {shown(certificate.kit)}")
+    return _told(found, tuple(others), whole, tuple(notes), tolerated=tolerated)
 
 
 def _run(certificate: Certificate, chosen: Sequence[TrialRow], subject: Subject) -> Iterator[Compared]:
@@ -262,9 +276,12 @@ def _run(certificate: Certificate, chosen: Sequence[TrialRow], subject: Subject)
 
 def _others(certificate: Certificate, subject: Subject) -> Iterator[str]:
     """What is other here than the certificate says, a line each: what was certified is then not what was run."""
-    settings = json.loads(json.dumps(dict(subject.spec.settings), default=os.fspath))
-    if settings != _json(certificate.settings):
-        yield f"other settings: {shown(certificate.settings)} there, {shown(json.dumps(settings, sort_keys=True))} here"
+    settings = settings_of(subject)
+    if _json(settings) != _json(certificate.settings):
+        yield f"other settings: {shown(certificate.settings)} there, {shown(settings)} here"
+    prior = subject.workers.describe().get("prior", "")
+    if prior != certificate.prior:
+        yield f"another prior: {shown(certificate.prior or 'none')} there, {shown(prior or 'none')} here"
     promised, declared = profile_of(certificate), subject.declared
     if certificate.certified and promised is not None and declared is not None:
         # A certificate with a looser profile says so, and certifies nothing.
@@ -272,6 +289,26 @@ def _others(certificate: Certificate, subject: Subject) -> Iterator[str]:
             yield f"an edited profile: it allows more than the codec promises here: {shown('; '.join(looser), 200)}"
     elif certificate.certified and promised is None and declared is not None:
         yield "an edited profile: the codec promises something here, and the certificate nothing"
+
+
+def _versions(certificate: Certificate, subject: Subject) -> tuple[list[str], list[str]]:
+    """Files of the codec that are others here, and its libraries that are."""
+    here = {_plain(part.name): part for part in artifacts(subject)}
+    codec: list[str] = []
+    libraries: list[str] = []
+    for part in certificate.subject:
+        name = _plain(part.name)
+        found = here.get(name)
+        if found is not None and found.sha256 == part.sha256:
+            continue
+        what = f"{shown(name)}, {part.kind}, has other content" if found else f"{shown(name)}, {part.kind}, is not here"
+        (libraries if part.kind == "library" else codec).append(what)
+    return codec, libraries
+
+
+def _plain(name: str) -> str:
+    """An artifact's name without the number of its files, which depends on what has been loaded."""
+    return re.sub(r" \(\d+ files?\)$", "", name)
 
 
 def _json(text: str) -> Any:
@@ -286,17 +323,17 @@ def _told(
 ) -> Part:
     count = Counter(one.match for one in found)
     same = count[Match.SAME]
-    said = f"{same} of {len(found)} trials re-run ({whole})"
+    said = f"{same} of {len(found)} re-run trials come again ({whole})"
     parts = [f"{count[match]} {match}" for match in (Match.TOLERATED, Match.INCOMPARABLE) if count[match]]
     wrong = tuple(_lines(found, Match.DIFFERENT))
     notes = (*notes, *_lines(found, Match.TOLERATED), *_lines(found, Match.INCOMPARABLE))
     if wrong:
-        text = "; ".join([f"no: {count[Match.DIFFERENT]} of {len(found)} trials re-run differ ({whole})", *parts])
+        text = "; ".join([f"no: {count[Match.DIFFERENT]} of {len(found)} re-run trials differ ({whole})", *parts])
         return Part("reproduced", State.WRONG, text, (*others, *wrong), notes)
     text = "; ".join([said, *parts])
     if others:
         # The trials agree, but of something else than what the certificate is of.
-        return Part("reproduced", State.UNTOLD, f"{text}, by another codec than the certified one", others, notes)
+        return Part("reproduced", State.UNTOLD, f"{text}, but not of the certified codec", others, notes)
     enough = same + (count[Match.TOLERATED] if tolerated else 0)
     return Part("reproduced", State.RIGHT if enough == len(found) else State.UNTOLD, text, (), notes)
 

@@ -86,6 +86,8 @@ Exit status:
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the sample; by default another each time.")
 @click.option("--tolerated", is_flag=True,
               help="Differences within the codec's declared tolerance are good enough for exit status 0.")  # fmt: skip
+@click.option("--any-version", is_flag=True,
+              help="Another version of the codec will do for exit status 0, if the trials come again.")  # fmt: skip
 @click.option("--bundle", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="The Sigstore bundle that signs it, where that is not beside it.")  # fmt: skip
 @click.option("--certificate-identity", "identity", metavar="WHO", help="Who must have signed it.")
@@ -106,6 +108,7 @@ def command(
     whole: bool,
     seed: int | None,
     tolerated: bool,
+    any_version: bool,
     bundle: Path | None,
     identity: str | None,
     issuer: str | None,
@@ -128,10 +131,10 @@ def command(
 
     try:
         found = read(place)
+        holds = intact(found)
     except CertificateError as error:
         raise click.ClickException(f"refused: {printable(str(error), lines=False)}") from error
     who = authentic(found.data, bundle if bundle is not None else found.bundle, identity=identity, issuer=issuer)
-    holds = intact(found)
     if codec is None:
         again = Part("reproduced", State.UNASKED, "not reproduced: name the codec with --codec")
     elif holds.state is not State.RIGHT or found.rows is None:
@@ -148,6 +151,7 @@ def command(
             seed=seed,
             seconds=time_limit,
             tolerated=tolerated,
+            any_version=any_version,
         )
     verified = Verified(who, holds, again)
     for part in verified.parts:
@@ -212,6 +216,7 @@ def _again(
     seed: int | None,
     seconds: float,
     tolerated: bool,
+    any_version: bool,
 ) -> Part:
     from robustkit.certificates.reproduce import SAMPLE, reproduced
     from robustkit.isolation import Limits
@@ -234,6 +239,7 @@ def _again(
                 seed=secrets.randbelow(1 << 31) if seed is None else seed,
                 limits=Limits(seconds=seconds),
                 tolerated=tolerated,
+                any_version=any_version,
                 progress=lambda text: tell(printable(text, lines=False)),
             )
         except CodecUnavailable as error:

@@ -9,8 +9,10 @@ import pytest
 from sharing import made_once
 from suites import CODECS, make_suite
 
-from robustkit.certificates import corpus, lock, statement, trials, write
+from robustkit.certificates import corpus, lock, reading, statement, trials, write
+from robustkit.certificates.intact import intact
 from robustkit.certificates.model import CertificateError
+from robustkit.certificates.said import State
 from robustkit.channels import parse
 from robustkit.judging.finding import CLAIMS
 
@@ -99,6 +101,12 @@ def test_the_figures_of_a_certificate_agree_with_one_another(one):
             assert (row.pixels is None) == (row.quality is None) == (row.drop is None)
             assert (row.pixels == clean[row.image].pixels) == (row.outcome == "intact")
             assert (row.flips == 0) == (row.stream == clean[row.image].stream)
+
+
+def test_what_real_runs_certify_is_intact(one, several):
+    for folder in (one / "out" / "plain", one / "out" / "touchy", several / "out"):
+        part = intact(reading.read(folder))
+        assert (part.wrong, part.state) == ((), State.RIGHT)
 
 
 def test_a_row_can_be_drawn_again_from_what_the_certificate_says(one):

@@ -11,9 +11,10 @@ from sharing import made_once
 from small_certificate import SEED, make, rewrite
 
 from robustkit import quality
+from robustkit.certificates import intact as checking
 from robustkit.certificates import trials
 from robustkit.certificates.intact import intact
-from robustkit.certificates.model import Line
+from robustkit.certificates.model import Certified, Counterexample, Line
 from robustkit.certificates.reading import read
 from robustkit.certificates.said import State
 
@@ -26,6 +27,13 @@ def made(tmp_path_factory):
 @pytest.fixture
 def copy(made, tmp_path):
     return shutil.copytree(made, tmp_path / "certificate")
+
+
+@pytest.fixture(autouse=True)
+def no_simulation(request, monkeypatch):
+    """Error rates are simulated where a test is of them: it takes as long as all the rest."""
+    if "error_rate" not in request.node.name:
+        monkeypatch.setattr(checking, "_MOST_SIMULATED", 0)
 
 
 def wrong(folder):
@@ -50,7 +58,7 @@ def first(found, **changes):
         ({"quality": 40.0}, "bsc(ber=0.0005): quality is 40.0"),
         ({"silent": 0}, "bsc(ber=0.0005): silent is 0"),
         ({"harmless": 16}, "bsc(ber=0.0005): harmless is 16"),
-        ({"outcomes": {"intact": 16}}, "bsc(ber=0.0005): outcomes is {'intact': 16.0}".replace("16.0", "16")),
+        ({"outcomes": {"intact": 16}}, "bsc(ber=0.0005): outcomes is {'intact': 16}"),
         ({"severity": 0.01}, "bsc(ber=0.0005): severity is 0.01, and from the trials 0.0005"),
         ({"kind": "burst"}, "bsc(ber=0.0005): kind is burst"),
     ],
@@ -160,6 +168,12 @@ def test_a_row_that_was_changed_alone_has_another_root(copy):
     assert "another Merkle root" in wrong(copy)[0]
 
 
+def test_a_number_that_json_does_not_hold_is_named(copy):
+    rows = rows_of(copy)
+    trials.write(copy / trials.FILE, [replace(rows[0], flips=2**60), *rows[1:]])
+    assert wrong(copy)[0].startswith("a row has a number or a text that no certificate holds")
+
+
 def test_better_rows_change_the_figures(copy):
     rows = [replace(row, quality=row.quality + 1, drop=row.drop - 1) if row.drop else row for row in rows_of(copy)]
     rewrite(copy, rows=rows)
@@ -173,6 +187,7 @@ def test_better_rows_change_the_figures(copy):
         ({"certified": True, "blockers": ()}, "certified, although its claims come to 'not certified'"),
         ({"verdict": "conforms"}, "its verdict is 'conforms', and its claims come to 'not certified'"),
         ({"verdict": "does not conform"}, "its verdict is 'does not conform', and its claims come to"),
+        ({"sentence": "jpeg: conforms: all is well"}, "its sentence is of another codec or verdict"),
         ({"verdict": "fine"}, "its verdict is 'fine', which is none"),
         ({"blockers": ()}, "not certified, and nothing blocks it"),
         ({"higher_is_better": False}, "the direction of psnr is turned round"),
@@ -254,3 +269,74 @@ def test_a_failing_trial_breaks_a_claim(copy):
     kept = Line("decode.survives.trials", "trials", "", "0 of 32 trials", "no failure", "kept")
     rewrite(copy, lambda found: replace(found, lines=(*found.lines, kept)), rows=rows)
     assert "claim decode.survives.trials is kept, and 1 trials failed" in wrong(copy)
+
+
+def test_an_edited_corpus_is_named(copy):
+    rewrite(copy, lambda found: replace(found, corpus=replace(found.corpus, rounds=9)))
+    assert wrong(copy)[0] == "the corpus is not the one that its digest is of: edited"
+
+
+def test_a_better_certified_severity_is_named(copy):
+    better = Certified("bsc", "BER", 0.5, "bsc(ber=0.5)", None)
+    rewrite(copy, lambda found: replace(found, certified_severities=(better, *found.certified_severities[1:])))
+    assert any(
+        line.startswith("certified severity of bsc: highest is 0.5, and from the trials") for line in wrong(copy)
+    )
+
+
+def test_a_better_error_rate_is_named(copy):
+    rewrite(copy, lambda found: replace(found, error_rates=first(found.error_rates, rate=0.0)))
+    assert any(
+        line.startswith("error rate, a codec exactly at its limits is called broken: rate is 0") for line in wrong(copy)
+    )
+
+
+@pytest.mark.parametrize("name", ["summary.md", "badge.svg", "badge.json"])
+def test_a_file_for_people_that_says_something_else_is_named(copy, name):
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    assert wrong(copy) == (f"{name} is not what the certificate says: changed",)
+    rewrite(copy, lambda found: replace(found, kit_sha256="0" * 64))
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    part = intact(read(copy))
+    assert part.state is State.RIGHT
+    assert f"not checked: {name}, which another robustkit made, or somebody changed" in part.notes
+
+
+def test_what_another_robustkit_judged_otherwise_is_told_from_what_was_changed(copy):
+    def other(found):
+        return replace(found, kit_sha256="0" * 64, assessments=first(found.assessments, measured="in other words"))
+
+    rewrite(copy, other)
+    part = intact(read(copy))
+    assert part.state is State.UNTOLD
+    assert part.said.startswith("made by another robustkit, ")
+    assert any(": measured is in other words" in line for line in part.wrong)
+
+
+def test_a_counterexamples_stream_is_the_one_that_is_named(copy):
+    stream = b"damaged"
+    shows = Counterexample(
+        "decode.survives.bursts", "crashed", "", hashlib.sha256(stream).hexdigest(), (), "replay/a.replay.json", ""
+    )
+    (copy / "replay").mkdir()
+    (copy / "replay" / "a.replay.json").write_text("{}")
+    (copy / "replay" / "a.bin").write_bytes(stream)
+    rewrite(copy, lambda found: replace(found, counterexamples=(shows,)))
+    assert intact(read(copy)).state is State.RIGHT
+    (copy / "replay" / "a.bin").write_bytes(b"another")
+    assert "replay/a.bin is another stream than the counterexample's" in wrong(copy)
+    (copy / "replay" / "a.bin").unlink()
+    assert "replay/a.bin is missing: the stream of a counterexample" in wrong(copy)
+
+
+def test_without_trials_nothing_is_certified_and_nothing_measured(copy):
+    bare = {"channels": (), "assessments": (), "error_rates": (), "certified_severities": ()}
+    rewrite(copy, rows=[])
+    assert wrong(copy) == (
+        "the channels' results are of other channels than the trials",
+        "figures of trials, and there are no trials",
+    )
+    rewrite(copy, lambda found: replace(found, **bare))
+    assert intact(read(copy)).state is State.RIGHT
+    rewrite(copy, lambda found: replace(found, certified=True, blockers=()))
+    assert "certified, and there are no trials" in wrong(copy)

@@ -13,6 +13,7 @@ from sharing import made_once
 from small_certificate import make, rewrite
 
 from robustkit.certificates import canonical, reading, statement, trials
+from robustkit.certificates import intact as checking
 from robustkit.certificates.intact import intact
 from robustkit.certificates.model import CertificateError, Counterexample
 from robustkit.certificates.reading import inside, read, shown
@@ -68,9 +69,10 @@ def test_any_changed_byte_of_the_statements_is_refused(made, tmp_path, data):
     assert statement.dumps(found.certificate) == found.data != whole
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_changed_byte_of_the_trials_is_refused_or_found(made, tmp_path, data):
+def test_any_changed_byte_of_the_trials_is_refused_or_found(made, tmp_path, monkeypatch, data):
+    monkeypatch.setattr(checking, "_MOST_SIMULATED", 0)
     folder = tmp_path / "c"
     shutil.copytree(made, folder, dirs_exist_ok=True)
     whole = (made / trials.FILE).read_bytes()
@@ -168,6 +170,7 @@ def test_replay_has_replay_files_and_streams_alone(copy):
 
 
 def test_links_are_refused(copy, tmp_path):
+    (copy / "summary.md").unlink()
     (copy / "summary.md").symlink_to("/etc/hostname")
     refused(copy, "is no plain file")
     (copy / "summary.md").unlink()
@@ -193,6 +196,11 @@ def test_a_folder_with_too_much_or_nothing_in_it_is_none(copy, tmp_path, monkeyp
     refused(tmp_path, "it is no certificate")
     monkeypatch.setattr(reading, "MOST_ENTRIES", 1)
     refused(copy, "more files than a certificate")
+
+
+def test_more_than_can_be_checked_is_refused(copy, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_WORK", 63)
+    refused(copy, "more trials of more images than can be checked")
 
 
 def test_trials_that_are_spoken_of_must_be_there(copy):

@@ -50,12 +50,12 @@ def again(it, found, name="Small", tmp=None, *, change=None, rows=None, **more):
 
 def test_all_trials_come_again_bit_for_bit(it, found, tmp_path):
     part = again(it, found, tmp=tmp_path, sample=None)
-    assert (part.state, part.said) == (State.RIGHT, "32 of 32 trials re-run (all 32)")
+    assert (part.state, part.said) == (State.RIGHT, "32 of 32 re-run trials come again (all 32)")
 
 
 def test_a_sample_is_drawn_from_its_seed_and_says_so(it, found, tmp_path):
     part = again(it, found, tmp=tmp_path, seed=5)
-    assert (part.state, part.said) == (State.RIGHT, "6 of 6 trials re-run (a sample of 32, seed 5)")
+    assert (part.state, part.said) == (State.RIGHT, "6 of 6 re-run trials come again (a sample of 32, seed 5)")
     assert sampled(found.rows, 6, 5) == sampled(found.rows, 6, 5) != sampled(found.rows, 6, 6)
     assert sampled(found.rows, 99, 5) == sampled(found.rows, None, 5) == list(found.rows)
 
@@ -63,7 +63,7 @@ def test_a_sample_is_drawn_from_its_seed_and_says_so(it, found, tmp_path):
 def test_another_decoder_does_not_reproduce(it, found, tmp_path):
     part = again(it, found, "Faithless", tmp_path)
     assert part.state is State.WRONG
-    assert "trials re-run differ" in part.said
+    assert "re-run trials differ" in part.said
     assert "other pixels, psnr" in part.wrong[0]
 
 
@@ -110,6 +110,7 @@ def test_another_seed_everywhere_gives_other_damage(it, found, tmp_path):
     assert any("another damaged stream" in line for line in part.wrong)
 
 
+@pytest.mark.slow
 def test_better_figures_are_found_out(it, found, tmp_path):
     rows = [replace(row, quality=row.quality + 3) if row.quality else row for row in found.rows]
     part = again(it, found, tmp=tmp_path, rows=rows)
@@ -120,7 +121,7 @@ def test_better_figures_are_found_out(it, found, tmp_path):
 @pytest.mark.slow
 def test_images_that_are_not_here_are_left_out_by_name(it, found, tmp_path):
     part = again(it, found, tmp=tmp_path, images={"coffee": images()["coffee"]}, sample=None)
-    assert (part.state, part.said) == (State.RIGHT, "16 of 16 trials re-run (all 16 of these images)")
+    assert (part.state, part.said) == (State.RIGHT, "16 of 16 re-run trials come again (all 16 of these images)")
     assert part.notes == ("not here, so their trials were left out: rocket",)
 
 
@@ -159,6 +160,7 @@ def test_how_a_trial_compares_with_its_row():
     hung = replace(refused, outcome="hung", failure="hung")
     assert beside() is Match.SAME
     assert beside(tolerance=EXACT) is Match.SAME
+    assert beside(quality=25.001) is Match.DIFFERENT
     assert beside(row=refused, outcome=Outcome.REFUSED, pixels=None) is Match.SAME
     assert beside(row=refused) is Match.DIFFERENT
     assert beside(outcome=Outcome.RAISED, pixels=None) is Match.DIFFERENT
@@ -199,3 +201,25 @@ def test_a_codec_that_can_not_encode_here_is_told(it, found, tmp_path):
         part = reproduced(found.certificate, found.rows, spec, images(), directory=tmp_path / "d", sample=2)
     assert part.state is State.WRONG
     assert "encoding failed" in part.said
+
+
+def test_another_version_and_another_prior_are_named(it, found, tmp_path):
+    package = next(part for part in found.certificate.subject if part.kind == "package")
+    other = tuple(replace(part, sha256="0" * 64) if part is package else part for part in found.certificate.subject)
+    part = again(it, found, tmp=tmp_path, change={"subject": other, "prior": "big"}, sample=2)
+    assert part.state is State.UNTOLD
+    assert part.said.endswith("but not of the certified codec")
+    assert part.wrong[0] == "another prior: big there, none here"
+    assert part.wrong[1].startswith("another version of the codec: ")
+    assert part.wrong[1].endswith(", package, has other content")
+    part = again(it, found, tmp=tmp_path, change={"subject": other}, sample=2, any_version=True)
+    assert part.state is State.RIGHT
+    assert any(line.startswith("another version of the codec: ") for line in part.notes)
+
+
+@pytest.mark.slow
+def test_damage_that_this_codec_can_not_have_is_no_reproduction(it, found, tmp_path):
+    rows = [replace(row, channel="header-bsc(ber=0.001)") for row in found.rows]
+    part = again(it, found, "Headless", tmp_path, rows=rows, sample=2)
+    assert part.state is State.WRONG
+    assert part.said.startswith("no: ")

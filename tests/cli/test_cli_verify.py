@@ -37,8 +37,9 @@ def test_three_lines_and_what_the_certificate_says(it, copy):
     assert lines == [
         "authentic:  unsigned",
         "intact:     yes: schema, digests, Merkle root over 32 trials, and the figures follow from them",
+        "  note: not checked: certificate.html, whose pictures nothing else here has",
         "reproduced: not reproduced: name the codec with --codec",
-        "it says:    small-jpeg: not certified: 1 of 1 claims hold; others were left out",
+        "it says:    small_codec:Small: not certified: 1 of 1 claims hold; others were left out",
     ]
 
 
@@ -77,7 +78,7 @@ RESULT = {
 def test_a_sample_is_run_again_and_the_result_is_written(it, copy, tmp_path):
     out = tmp_path / "result.json"
     result = again(it, copy, "--sample", "4", "--seed", "1", "--out", out)
-    assert "reproduced: 4 of 4 trials re-run (a sample of 32, seed 1)" in result.stdout
+    assert "reproduced: 4 of 4 re-run trials come again (a sample of 32, seed 1)" in result.stdout
     found = json.loads(out.read_text())
     jsonschema.validate(found, RESULT)
     assert found["predicate"]["properties"] == ["ROBUSTKIT_INTACT", "ROBUSTKIT_REPRODUCED_SAMPLE"]
@@ -122,7 +123,10 @@ def test_no_codec_is_imported_that_the_user_has_not_named(it, copy, tmp_path, mo
     marker = tmp_path / "imported"
     (tmp_path / "trap.py").write_text(f"open({str(marker)!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
-    rewrite(copy, lambda found: replace(found, asked="trap:Codec", command="robustkit certify trap:Codec"))
+    rewrite(
+        copy,
+        lambda found: replace(found, asked="trap:Codec", sentence=found.sentence.replace(found.asked, "trap:Codec")),
+    )
     cli("verify", copy)
     assert not marker.exists()
 
@@ -131,7 +135,7 @@ def test_what_a_certificate_says_steers_no_terminal(copy):
     said = "\x1b]0;owned\x07<script>alert(1)</script>\u202e"
     line = Line("decode.deterministic", said, said, said, said, "kept")
     rewrite(copy, lambda found: replace(found, sentence=said, codec=said, lines=(line,)))
-    result = cli("verify", copy)
+    result = cli("verify", copy, status=1)
     assert not set("\x1b\x07\u202e") & set(result.output)
     assert "it says:    \\x1b]0;owned\\x07<script>alert(1)</script>\\u202e" in result.stdout
 

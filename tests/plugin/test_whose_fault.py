@@ -2,10 +2,15 @@
 
 import sys
 import xml.etree.ElementTree as ElementTree
+from datetime import date
 from textwrap import dedent
 
 import pytest
 from suites import TOTAL, make_suite
+
+from robustkit.judging.waivers import declared
+from robustkit.outcome import Failure, Outcome
+from robustkit.plugin.claim import Waivers
 
 #: Trouble in pytest's own process, each kind at the first check.
 TROUBLE = {
@@ -190,6 +195,16 @@ def test_a_known_defect_that_the_tester_accepts_fails_nothing_and_certifies_noth
     assert result.ret == 0
     said = "not certified: 2 of 2 claims waived (raised, https://example.org/1); 0 of 2"
     assert verdict(result, "excused").startswith(said)
+
+
+@pytest.mark.parametrize(("today", "fails"), [(date(2030, 12, 31), False), (date(2031, 1, 1), True)])
+def test_a_codecs_own_known_defect_is_an_excuse_until_its_day(today, fails):
+    own = declared("mine", {"crashed": "https://example.org/1 until 2030-12-31"})
+    found, said = Waivers(own, own, today).find(
+        "decode.survives.bursts", Failure(Outcome.CRASHED, "died of SIGSEGV"), ""
+    )
+    assert (found is None) is fails
+    assert said == (["the waiver for it held until 2030-12-31: crashed, https://example.org/1"] if fails else [])
 
 
 WAIVERS = """
