@@ -36,6 +36,9 @@ LEAST_TRIALS = 24
 #: Trials and photographs that a message names.
 NAMED = 3
 
+#: Verdicts of a line that nothing speaks against.
+_HELD = ("kept", "not disproved", "noted")
+
 Way = Literal["by digest", "in pairs", "unpaired", ""]
 
 
@@ -299,8 +302,16 @@ def _turned(old: Side, new: Side) -> list[Line]:
     """Findings that are broken now and were not, where both searched the same."""
     if not old.lines or not old.searched or old.searched != new.searched:
         return []
-    held = {(line.claim, line.severity) for line in old.lines if line.verdict in ("kept", "not disproved", "noted")}
-    return [line for line in new.lines if line.verdict == "broken" and (line.claim, line.severity) in held]
+    good = [line for line in old.lines if line.verdict in _HELD]
+    broken = {line.claim for line in old.lines if line.verdict == "broken"}
+    # A failure is a line of its own, whose severity no line of a claim that holds has.
+    held = {(line.claim, line.severity) for line in good}
+    whole = {line.claim for line in good} - broken
+    return [
+        line
+        for line in new.lines
+        if line.verdict == "broken" and ((line.claim, line.severity) in held or line.claim in whole)
+    ]
 
 
 # -- stage 1
