@@ -331,11 +331,11 @@ def _unchanged(pair: _Pair) -> Comparison:
 
 
 def _losses(pair: _Pair, channel: str) -> tuple[str, str, str]:
-    """Quantity, and mean loss before and now, of a channel."""
+    """Quantity, and mean loss before and now, of a channel, counted as the tests count it."""
     sides = []
-    for rows in (pair.before, pair.now):
-        drops = [r.drop for i in rows[channel] for r in rows[channel][i].values() if r.drop is not None]
-        sides.append(_value(sum(drops) / len(drops), pair.new.metric) if drops else "no image")
+    for drops in _drops(pair):
+        found = regression.mean(list(drops.losses[_channel(channel)].values()), pair.new.metric)
+        sides.append("no hit" if math.isnan(found) else _value(found, pair.new.metric))
     return "mean drop", sides[0], sides[1]
 
 
@@ -370,7 +370,7 @@ def _clean(pair: _Pair, allowed: float, rate_margin: float) -> list[Item]:
         f"{new:.4f} bpp",
         Word.UNCHANGED if same else _word(new - old, rate_margin * old),
         "by digest" if same else "in pairs",
-        why=() if same or not old else (f"{(new - old) / old:+.2%}",),
+        why=() if new == old or not old else (f"{(new - old) / old:+.2%}",),
     )
     return [quality, rate]
 

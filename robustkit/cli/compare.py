@@ -251,6 +251,10 @@ def _named(role: str, text: str, path: Path | None) -> _Stored | _Codec:
         except CertificateError as error:
             raise click.UsageError(printable(str(error))) from error
         return _Stored(text, side)
+    if text.endswith(".jsonl") or (text.endswith("/") and not Path(text).exists()):
+        raise click.UsageError(
+            f"{role}: there is no {printable(text)}: `robustkit certify` writes a certificate, and --propose a baseline"
+        )
     parted = _SETTINGS.fullmatch(text)
     codec, pairs = (parted["codec"], tuple(names(parted["pairs"]))) if parted else (text, ())
     known = ":" in codec or codec.endswith(".toml")

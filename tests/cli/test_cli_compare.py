@@ -102,6 +102,8 @@ def test_wrong_usage_is_status_4_and_a_codec_that_cannot_run_2(steps):
 
     (steps / "folder").mkdir()
     assert "is no codec" in said("folder", "jpeg", status=4)
+    assert "--propose a baseline" in said("nowhere.jsonl", "jpeg", status=4)
+    assert "there is no certificate/" in said("certificate/", "jpeg", status=4)
     assert "did you mean" in said("jpag", "jpeg", status=4)
     assert "Missing argument" in said("jpeg", status=4)
     assert "can't be read" in said("jpeg", "jpeg", "--channel", "bsk", status=4)
