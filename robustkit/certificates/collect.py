@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,6 +133,7 @@ class Run:
         command: that makes a certificate like it.
         withheld: whether streams that show failures are left out.
         trouble: why the parts are not all there.
+        less: options by which less was tried than the effort says.
     """
 
     asked: str
@@ -148,6 +150,7 @@ class Run:
     command: str
     withheld: bool = False
     trouble: Sequence[str] = ()
+    less: Sequence[str] = ()
 
 
 def part_of(subject: Subject, *, effort: str, certifying: bool) -> Part | None:
@@ -219,7 +222,7 @@ def row(subject: Subject, trial: Trial) -> TrialRow:
         len(trial.pattern.flips),
         hashlib.sha256(trial.pattern.apply(clean.bitstream)).hexdigest(),
         trial.outcome.value,
-        None if trial.failure is None else str(trial.failure),
+        None if trial.failure is None else _well_formed(str(trial.failure)),
         trial.metrics.get(subject.metric),
         trial.drop(subject.metric),
         trial.pixels or None,
@@ -344,7 +347,7 @@ def certificate(part: Part, run: Run) -> Certificate:
     blocked = [*blockers(part, run), *disagrees]
     metric = METRICS[part.metric]
     verdict = run.verdict
-    return Certificate(
+    made = Certificate(
         codec=part.codec,
         asked=run.asked,
         settings=part.settings,
@@ -382,6 +385,7 @@ def certificate(part: Part, run: Run) -> Certificate:
         finished=run.finished,
         command=run.command,
     )
+    return from_json(Certificate, _well_formed(to_json(made)))
 
 
 def blockers(part: Part, run: Run) -> list[str]:
@@ -410,6 +414,8 @@ def blockers(part: Part, run: Run) -> list[str]:
     found += [f"loosened profile: {what}" for what in run.loosened]
     if run.other_images:
         found.append(f"other images than the profile's: {' '.join(run.other_images)}")
+    if run.less:
+        found.append(f"less was tried than the effort says: {' '.join(run.less)}")
     if not part.promises:
         found.append("nothing is promised under damage")
     elif not part.judged:
@@ -422,6 +428,15 @@ def blockers(part: Part, run: Run) -> list[str]:
     if not found and (run.verdict is None or run.verdict.said is not Said.CONFORMS):
         found.append("nothing was checked" if run.verdict is None else run.verdict.text)
     return found
+
+
+def _well_formed(value: Any) -> Any:
+    """JSON without halves of characters, which a codec's words may have and UTF-8 does not."""
+    if isinstance(value, dict):
+        return {_well_formed(key): _well_formed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_well_formed(inner) for inner in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def facts(subject: Subject) -> dict[str, str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -104,12 +105,12 @@ def _run(command: list[str], codec: str) -> tuple[int, list[str]]:
         return status, [*said[-_TAIL:], *errors.read().splitlines()[-_TAIL:]]
 
 
-def _written(out: Path) -> dict[str, object] | None:
+def _written(out: Path) -> dict[str, Any] | None:
     from robustkit.certificates.write import STATEMENTS
 
     try:
         lines = (out / STATEMENTS).read_text(encoding="utf-8").splitlines()
-        found: dict[str, object] = json.loads(lines[1])["predicate"]
+        found: dict[str, Any] = json.loads(lines[1])["predicate"]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
     return found

@@ -16,7 +16,7 @@ import pytest
 
 from robustkit import extras
 from robustkit.errors import RobustkitError
-from robustkit.plugin.options import PREFIX
+from robustkit.plugin.options import OPTIONS, PREFIX
 from robustkit.spelling import place, printable
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ PARTS = "robustkit_parts"
 PAGE = "index.html"
 #: Worst cases on the page of a run that was asked for none: they are decoded once more.
 _FEW = 6
+#: Options that leave something out of what an effort stands for.
+_LESS = ("max-examples", "trials")
 _PART, _WORST, _SCAN, _TROUBLE = ".part.json", ".worst.json", ".scan.json", ".trouble"
 
 
@@ -227,6 +229,7 @@ class Certifying:
             command=self._command(spec),
             withheld=self._withheld,
             trouble=trouble,
+            less=[option.flag for option in OPTIONS if option.name in _LESS and run.options.is_given(option.name)],
         )
 
     def _command(self, spec: CodecSpec) -> str:

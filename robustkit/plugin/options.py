@@ -274,6 +274,10 @@ class Options:
         """Side of the centre crops."""
         return self._whole("crop")
 
+    def is_given(self, name: str) -> bool:
+        """Whether the user gave the option of that name."""
+        return self._given(name) is not None
+
     @property
     def effort_is_given(self) -> bool:
         """Whether the user said how much to spend."""
