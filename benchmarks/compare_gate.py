@@ -17,8 +17,9 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from robustkit.certificates.compare import Comparison, Side, compare
+from robustkit.certificates.compare import Comparison, compare
 from robustkit.certificates.model import Photograph, TrialRow
+from robustkit.certificates.pairing import Side
 
 Floats = npt.NDArray[np.float64]
 STORED = Path(__file__).parent / "data" / "trials.npz"

@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from robustkit.certificates import collect
 from robustkit.certificates import lock as locks
-from robustkit.certificates.compare import Side
 from robustkit.certificates.model import Certificate, CertificateError, Line, Photograph, TrialRow, from_json, to_json
+from robustkit.certificates.pairing import Side
 from robustkit.channels import Channel, parse
 from robustkit.judging.subject import CHUNK, Job, Subject
 from robustkit.spelling import SpellingError, json_value

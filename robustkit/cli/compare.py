@@ -24,7 +24,8 @@ from robustkit.registry import CodecSpec
 from robustkit.spelling import names, printable
 
 if TYPE_CHECKING:
-    from robustkit.certificates.compare import Comparison, Side
+    from robustkit.certificates.compare import Comparison
+    from robustkit.certificates.pairing import Side
     from robustkit.certificates.sides import Plan
     from robustkit.judging.subject import Subject
     from robustkit.pixels import Image

@@ -10,8 +10,9 @@ import pytest
 
 from robustkit.certificates import compare as compare_room
 from robustkit.certificates import sides, trials, write
-from robustkit.certificates.compare import ALARM, LEAST_PAIRS, Said, Side, Word
+from robustkit.certificates.compare import ALARM, LEAST_PAIRS, Said, Word
 from robustkit.certificates.model import CertificateError, Line, Photograph, TrialRow
+from robustkit.certificates.pairing import Side
 
 #: Dealt anew less often than a user's, which takes a seventh of the time.
 compare = partial(compare_room.compare, deals=399)
