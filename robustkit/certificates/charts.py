@@ -28,7 +28,7 @@ OUTCOMES = (
     *("intact", "degraded", "refused", "unstable", "misshapen", "raised", "crashed", "hung", "exhausted"),
     "other",
 )
-_LETTER = 6.7
+_LETTER = 7.2
 _ROW = 46
 
 
@@ -171,6 +171,7 @@ def quality(
     *,
     up: int,
     proved: float | None,
+    certified: bool,
 ) -> Chart:
     """Quality against the severity of one ladder, with the promises.
 
@@ -182,7 +183,8 @@ def quality(
         found: the channels.
         clean: quality without damage.
         up: 1 where more of the metric is better.
-        proved: the certified severity, if there is one.
+        proved: the severity up to which every promise is proved, if there is one.
+        certified: whether the codec is certified up to there.
     """
     left, right, top, bottom = 52.0, WIDTH - 16.0, 16.0, 226.0
     height = 276
@@ -201,7 +203,7 @@ def quality(
         drawn.append(
             element("rect", x=left, y=top, width=max(0.0, at(proved) - left), height=bottom - top, class_="proved")
         )
-        drawn.append(words("certified", left + 5, bottom - 6, class_="note"))
+        drawn.append(words("certified" if certified else "promises proved", left + 5, bottom - 6, class_="note"))
     for tick in _ticks(low, high):
         drawn.append(element("path", d=f"M{left:.1f} {down(tick):.1f}H{right:.1f}", class_="grid"))
         drawn.append(words(_short(tick), left - 6, down(tick) + 4, text_anchor="end"))
@@ -213,6 +215,8 @@ def quality(
     if clean is not None:
         drawn.append(element("path", d=f"M{left:.1f} {down(clean):.1f}H{right:.1f}", class_="clean"))
         drawn.append(words(f"clean {clean:.2f}", right, down(clean) - 5, text_anchor="end", class_="note"))
+    if all(p.quality is None for p in found):
+        drawn.append(words("no trial gave a picture", (left + right) / 2, (top + bottom) / 2, text_anchor="middle"))
     pledged = [(at(p.severity), down(p.promised)) for p in found if p.promised is not None]
     drawn.append(_line(pledged, "promise thin"))
     drawn += [_promise(x, y) for x, y in pledged]
@@ -232,7 +236,7 @@ def outcomes(name: str, results: Sequence[ChannelResult]) -> Chart:
     for row, result in enumerate(results[:ROWS]):
         top, found = row * _ROW, shown.outcomes(result.outcomes)
         total = sum(many for _, many in found)
-        drawn.append(words(result.channel, 0, top + 14, room=WIDTH - 90))
+        drawn.append(words(result.channel, 0, top + 14, room=WIDTH - 100))
         drawn.append(words(shown.count(total, "trial"), WIDTH, top + 14, text_anchor="end", class_="note"))
         x = 0.0
         for outcome, many in found:
@@ -261,7 +265,7 @@ def outcomes(name: str, results: Sequence[ChannelResult]) -> Chart:
 def silence(name: str, results: Sequence[ChannelResult]) -> Chart:
     """Silently wrong beside refused, as shares of each channel's trials."""
     drawn, said = [], []
-    room = WIDTH - 150
+    room = WIDTH - 158
     for row, result in enumerate(results[:ROWS]):
         top, total = row * 56, sum(result.outcomes.values())
         refused = result.outcomes.get("refused", 0)
@@ -271,13 +275,13 @@ def silence(name: str, results: Sequence[ChannelResult]) -> Chart:
         ):
             y = top + 20 + 16 * line
             wide = room * many / total if total else 0.0
-            drawn.append(words(word, 48, y + 11, text_anchor="end", class_="note"))
-            drawn.append(element("rect", x=54, y=y, width=room, height=12, class_="track"))
+            drawn.append(words(word, 55, y + 11, text_anchor="end", class_="note"))
+            drawn.append(element("rect", x=60, y=y, width=room, height=12, class_="track"))
             if many:
                 drawn.append(
                     element(
                         "rect",
-                        x=54,
+                        x=60,
                         y=y,
                         width=max(min(wide, room), 1.5),
                         height=12,
@@ -302,7 +306,7 @@ def vulnerability(name: str, scan: Scan) -> Chart:
         words(_short(most), left - 6, top + 8, text_anchor="end"),
         words("0", left - 6, middle, text_anchor="end"),
     ]
-    drawn += [words("no picture: refused (dots), failed (dark)", left, low - 5, class_="note")]
+    drawn += [words("no picture: refused (dots), failed (solid)", left, low - 5, class_="note")]
     drawn += [words("100%", left - 6, low + 9, text_anchor="end"), words("0", left - 6, bottom, text_anchor="end")]
     for index, piece in enumerate(scan.bins):
         x = left + index * step
@@ -364,7 +368,7 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
-    room = max(0.12 * (high - low), 1e-3 * abs(high), 1e-6)
+    room = max(0.12 * (high - low), 0.03 * abs(high), 1e-6)
     return low - room, high + room
 
 

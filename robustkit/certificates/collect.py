@@ -347,6 +347,7 @@ def certificate(part: Part, run: Run) -> Certificate:
     blocked = [*blockers(part, run), *disagrees]
     metric = METRICS[part.metric]
     verdict = run.verdict
+    recorded = states(run.findings).get("degradation.regression")
     made = Certificate(
         codec=part.codec,
         asked=run.asked,
@@ -376,7 +377,7 @@ def certificate(part: Part, run: Run) -> Certificate:
         assessments=part.assessments,
         channels=part.channels,
         certified_severities=part.certified,
-        error_rates=part.rates,
+        error_rates=part.rates if recorded in (None, Verdict.SKIPPED) else power.compared(part.rates),
         counterexamples=tuple(examples),
         lock=lock,
         trials_root="",

@@ -394,7 +394,7 @@ def _tested(item: Item) -> bool:
 
 
 def _confirmed(items: Sequence[Item], fresh: Sequence[Item]) -> list[Item]:
-    """Alarms are undecided unless fresh seeds alarm as well, at whichever channel: both runs have one error rate each."""
+    """Alarms are undecided unless fresh seeds alarm, too, at whichever channel: each run has one error rate."""
     shown = {item.quantity for item in fresh if item.word in (Word.WORSE, Word.BROKEN)}
     found = []
     for item in items:

@@ -37,7 +37,7 @@ LINES, EXAMPLES, DAMAGE, CHANNELS, LADDERS, CASES = 200, 40, 10, 40, 24, 24
 ARTIFACTS, IMAGES, ENVIRONMENT, BLOCKERS, RATES, PARTS, PROFILE = 100, 100, 40, 30, 40, 100, 12_000
 #: Anchor and title of each section, and what it needs to be there.
 _SECTIONS = (
-    ("certified", "Certified severities", "certified"),
+    ("certified", "Severities", "certified"),
     ("quality", "Quality against damage", "ladders"),
     ("outcomes", "Outcomes", "outcomes"),
     ("map", "Vulnerability map", "scan"),
@@ -124,7 +124,7 @@ def _context(c: Certificate, kind: str, scan: Scan | None) -> dict[str, Any]:
         "promising": any(a.quantity == "mean_drop" for a in c.assessments),
         "legend": {name: charts.mark(name) for name in ("kept", "broken", "open", "promise", "interval", "clean")},
         "scan": scan,
-        "lines_note": "",
+        "severities": "Certified severities" if c.certified else "Proved severities",
     }
     blockers = () if c.certified else c.blockers
     for name, items, most in (
@@ -141,9 +141,7 @@ def _context(c: Certificate, kind: str, scan: Scan | None) -> dict[str, Any]:
     ):
         found[name], left = shown.capped(items, most)
         found["scan_left" if name == "scan_parts" else f"{name}_left"] = left
-    if found["lines_left"]:
-        found["lines"] = sorted(c.lines, key=lambda line: _rank(line.verdict))[:LINES]
-        found["lines_note"] = ", the worst first"
+    found["lines"] = sorted(c.lines, key=lambda line: _rank(line.verdict))[:LINES]
     found["examples"] = [
         {"it": example, "damage": damage, "left": left}
         for example in found["examples"]
@@ -163,7 +161,7 @@ def _context(c: Certificate, kind: str, scan: Scan | None) -> dict[str, Any]:
     if scan is not None:
         most_lost = max((part.mean_drop for part in scan.regions if part.mean_drop is not None), default=0.0)
         found["map"] = charts.vulnerability("map-words", scan)
-        found["scan_unit"] = f" ({scan.metric_unit})" if scan.metric_unit else ""
+        found["scan_unit"] = f", losses in {scan.metric_unit}" if scan.metric_unit else ""
         found["scan_parts"] = [
             {
                 "it": part,
@@ -240,13 +238,11 @@ def _status(c: Certificate, kind: str) -> str:
 
 
 def _headline(c: Certificate, kind: str) -> str:
-    if c.certified:
+    if c.certified and kind == "certificate":
         found = shown.leading(c)
         up_to = "" if found is None else f" up to {shown.highest(found)} ({found.ladder})"
         return f"Certified{up_to}, for {found.estimand if found else 'these images'}"
-    if kind == "report":
-        return c.verdict.capitalize()
-    return "Not certified"
+    return c.sentence if kind == "report" else "Not certified"
 
 
 def _facts(c: Certificate) -> list[tuple[str, str]]:
@@ -277,10 +273,10 @@ def _facts(c: Certificate) -> list[tuple[str, str]]:
 def _ladders(c: Certificate) -> list[dict[str, Any]]:
     clean, up = shown.clean_quality(c), 1 if c.higher_is_better else -1
     metric = shown.with_unit(c.metric, f"({c.metric_unit})" if c.metric_unit else "")
-    proved = {s.channel: s.highest for s in c.certified_severities if s.channel is not None}
+    proved = {s.channel: s.highest for s in c.certified_severities if s.estimand == "these images"}
     found = []
     for index, (title, axis, results) in enumerate(shown.ladders(c.channels)):
-        severity = next((proved[r.channel] for r in results if r.channel in proved), None)
+        severity = max((s for r in results if (s := proved.get(r.channel)) is not None), default=None)
         name = f"quality-{index}"
         placed = charts.points(results, c.assessments, clean, up)
         found.append(
@@ -288,7 +284,9 @@ def _ladders(c: Certificate) -> list[dict[str, Any]]:
                 "title": title,
                 "axis": axis,
                 "name": name,
-                "chart": charts.quality(name, title, axis, metric, placed, clean, up=up, proved=severity),
+                "chart": charts.quality(
+                    name, title, axis, metric, placed, clean, up=up, proved=severity, certified=c.certified
+                ),
             }
         )
         if len(found) > LADDERS:

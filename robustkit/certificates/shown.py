@@ -78,8 +78,11 @@ def with_unit(figure: str, unit: str) -> str:
 
 
 def highest(found: Certified) -> str:
-    """A certified severity, as a badge and a table have it: "BER 1e-4"."""
-    return f"{found.unit} {level(found.highest)}".strip()
+    """A certified severity, as a badge and a table have it: "BER 1e-4", "32 bits", "50% of the stream"."""
+    if found.highest is not None and found.unit.startswith("share of "):
+        return f"{100 * found.highest:g}% {found.unit.removeprefix('share ')}"
+    parts = (found.unit, level(found.highest))
+    return " ".join(parts if found.unit == "BER" else reversed(parts)).strip()
 
 
 def leading(certificate: Certificate) -> Certified | None:

@@ -15,7 +15,7 @@ MOST = 1 << 20
 _ROWS = 200
 _CUT = "\n\n*Cut here: a job's summary may have 1 MiB. The page `certificate.html` has the rest.*\n"
 #: What Markdown, GitHub's extensions of it and HTML read as more than itself. As entities they are letters.
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#!|~$@&:^\"'=+]|(?<=www)\.|(?<=^\d)\.|^-", re.IGNORECASE)
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#!|~$@&:^\"'=+]|(?<=www)\.", re.IGNORECASE)
 _ICONS = {
     **dict.fromkeys(("kept", "not disproved"), "✅"),
     **dict.fromkeys(("broken", "blocked"), "❌"),
@@ -74,7 +74,7 @@ def _lines(c: Certificate) -> Iterable[str]:
             yield f"- and {more:,} more"
         yield ""
     yield from _table(
-        ("damage", "certified up to", "stopped at", "speaks of"),
+        ("damage", f"{'certified' if c.certified else 'proved'} up to", "stopped at", "speaks of"),
         (
             (
                 plain(s.ladder),
@@ -131,7 +131,7 @@ def _lines(c: Certificate) -> Iterable[str]:
                 for r in c.channels
             ),
         )
-    yield f"{plain(c.kit)}; corpus {_code(c.corpus.digest[:16])}, seed {c.corpus.seed}; {plain(c.lock.said)}"
+    yield f"By {plain(c.kit)}; corpus {_code(c.corpus.digest[:16])}, seed {c.corpus.seed}; {plain(c.lock.said)}"
     if c.command:
         yield ""
         yield f"Again: {_code(c.command)}"

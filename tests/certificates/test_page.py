@@ -202,6 +202,19 @@ def test_a_severity_is_short(value, said):
 
 
 @pytest.mark.parametrize(
+    ("unit", "value", "said"),
+    [
+        ("BER", 1e-4, "BER 1e-4"),
+        ("bits", 32.0, "32 bits"),
+        ("share of the stream", 0.5, "50% of the stream"),
+        ("", 2, "2"),
+    ],
+)
+def test_a_certified_severity_reads_like_a_figure(unit, value, said):
+    assert shown.highest(replace(CERTIFICATE.certified_severities[0], unit=unit, highest=value)) == said
+
+
+@pytest.mark.parametrize(
     ("part", "said"), [(0, "0%"), (1, "100%"), (1e-6, "<0.1%"), (0.99999, ">99.9%"), (0.5, "50%"), (0.125, "12.5%")]
 )
 def test_a_share_is_nothing_or_all_only_where_it_is(part, said):

@@ -25,6 +25,9 @@ VALUES = {
     "set": ("quality", "quality=30", "quality=40", 30, 40),
     "waivers": ("accepted", "codec", "two.toml", "codec", "two.toml"),
     "golden-update": ("updating", "true", None, True, True),
+    "certificate": ("certificate", "one", "two", Path("one"), Path("two")),
+    "withhold-reproducers": ("withholding", "true", None, True, True),
+    "map": ("map", "20", "30", 20, 30),
 }
 INI = {
     "pytest.ini": "[pytest]\n{}\n",
