@@ -8,6 +8,7 @@ minutes, or a tenth of that with ``--quick``.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,8 +17,9 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from robustkit.certificates.compare import Comparison, Side, compare
+from robustkit.certificates.compare import Comparison, compare
 from robustkit.certificates.model import Photograph, TrialRow
+from robustkit.certificates.pairing import Side
 
 Floats = npt.NDArray[np.float64]
 STORED = Path(__file__).parent / "data" / "trials.npz"
@@ -64,6 +66,7 @@ CASES: dict[str, tuple[Change, bool, str]] = {
 def side(found: dict[str, Floats], seed: int, stream: str, change: str) -> Side:
     """The side that drops of each channel are; equal drops have equal pixels."""
     images = range(next(iter(found.values())).shape[1])
+    names = [f"image {i}" for i in images]
     photographs = tuple(
         Photograph(f"image {i}", f"{i}", 256, 256, f"{stream} {i}", 8192, BPP, QUALITY, f"{i}") for i in images
     )
@@ -76,7 +79,7 @@ def side(found: dict[str, Floats], seed: int, stream: str, change: str) -> Side:
                 shown = drop if outcome == "degraded" else None
                 rows.append(
                     TrialRow(
-                        *(channel, f"image {image}", number, seed, 1, damaged, outcome),
+                        *(channel, names[image], number, seed, 1, damaged, outcome),
                         "crashed" if outcome == "crashed" else None,
                         *((None, None, None) if shown is None else (QUALITY - shown, shown, f"{damaged} {shown}")),
                     )
@@ -100,6 +103,9 @@ def run(stored: dict[str, Floats], change: Change, other: bool, key: list[int]) 
     def both(seed: int) -> tuple[Side, Side]:
         before = drawn(stored, rng)
         now = drawn(stored, rng) if other else before
+        if change is nothing and not other:
+            old = side(before, seed, "old", "before")
+            return old, replace(old, label="now")
         changed = {channel: change(drops, rng) for channel, drops in now.items()}
         return side(before, seed, "old", "before"), side(changed, seed, "new" if other else "old", "now")
 

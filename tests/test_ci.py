@@ -3,8 +3,10 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -44,13 +46,16 @@ sys.exit(int(os.environ.get("CERTIFY", 0)))
 class Runner:
     """A machine that runs the action's shell steps as GitHub's runner does."""
 
-    def __init__(self, folder, **inputs):
+    def __init__(self, folder, *, real=None, **inputs):
         self.folder = folder
         self.values = {f"inputs.{key}": str(spec.get("default", "")) for key, spec in ACTION["inputs"].items()}
         self.values |= {f"inputs.{key}": value for key, value in inputs.items()}
         self.values |= PUSHED | {"github.action_path": str(ROOT), "runner.temp": str(folder / "temp")}
         (folder / "temp").mkdir()
         self.summary = folder / "summary"
+        if real is not None:
+            self.path = real
+            return
         self.path = folder / "bin"
         self.path.mkdir()
         (self.path / "python").symlink_to(sys.executable)
@@ -82,7 +87,7 @@ class Runner:
                 },
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=600,
                 check=False,
             )
             assert done.returncode == (status if name == steps[-1] else 0), done.stdout + done.stderr
@@ -247,3 +252,60 @@ def test_gitlabs_job_does_the_same(tmp_path):
     assert "robustkit compare ended with status 1" in run(1, COMPARE="1", **more)[0]
     assert "undecided" in run(0, COMPARE="3", **more)[0]
     run(1, COMPARE="3", ROBUSTKIT_UNDECIDED="fail", **more)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A new virtual environment in which neither robustkit nor the example is; what they need comes from this one."""
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # A .pth that is found by a .pth is not read, so this checkout's own editable install stays out.
+    (site / "theirs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_third_partys_package_is_installed_certified_and_compared_as_its_workflow_does(fresh, tmp_path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "examples/my_codec", checkout, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "my codec"]):
+        subprocess.run([*git, *words], cwd=checkout, check=True, timeout=60)
+    workflow = yaml.safe_load((checkout / ".github/workflows/robustness.yml").read_text(encoding="utf-8"))
+    inputs = workflow["jobs"]["certify"]["steps"][-1]["with"]
+    chosen = "round_trip or degrades or corrupted or golden or empty"
+    arguments = "\n".join(["--", "-k", chosen, "--robustkit-max-examples=4"])
+    runner = Runner(checkout, real=fresh / "bin", arguments=arguments, effort="quick", **inputs)
+    # Both are built here, and no index is asked.
+    runner.run(
+        "install", PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="0", PIP_DISABLE_PIP_VERSION_CHECK="1", TMPDIR=str(tmp_path)
+    )
+    where = "import robustkit, my_codec; print(robustkit.__file__, my_codec.__file__)"
+    clean = {"PATH": f"{fresh / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    found = subprocess.run(
+        [fresh / "bin/python", "-c", where], cwd=tmp_path, env=clean, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.count(f"{fresh}/lib/") == 2
+    own = subprocess.run(
+        [fresh / "bin/python", "-m", "pytest", "-q"],
+        cwd=checkout,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert own.returncode == 0, own.stdout + own.stderr
+    said = runner.run("certify", HOME=str(tmp_path))
+    assert "my-codec: " in said
+    said = runner.run("compare")
+    assert "my-codec: unchanged: 6 clean streams and 216 trials are the same" in said
+    runner.run("publish", "summary", "predicate", "verdict")
+    assert runner.values["steps.publish.outputs.published"] == "true"
+    assert runner.values["steps.compare.outputs.status"] == "0"
+    shown = runner.summary.read_text(encoding="utf-8")
+    assert "my-codec" in shown
+    assert "### Compared with the baseline" in shown
+    assert "registered before the run" not in shown  # the lock speaks of another effort
+    assert {path.name for path in (checkout / "certificate").iterdir()} >= {"certificate.html", "badge.svg"}
+    assert (checkout / "temp/subjects.txt").read_text().count("certificate.html") == 1

@@ -4,7 +4,7 @@ from my_codec import MyCodec
 
 
 class Candidate(MyCodec):
-    """Where a change is tried before it becomes the codec: `pytest --pyargs robustkit.conformance --codec candidate`."""
+    """Where a change is tried before it becomes the codec: `--codec candidate`."""
 
     name = "candidate"
 

@@ -164,19 +164,7 @@ def part_of(subject: Subject, *, effort: str, certifying: bool) -> Part | None:
     if not subject.round_trips:
         return None
     profile, judged, metric = subject.profile, subject.judged, subject.metric
-    images = tuple(
-        Photograph(
-            name,
-            fingerprint(clean.original),
-            *clean.shape,
-            hashlib.sha256(clean.bitstream).hexdigest(),
-            len(clean.bitstream),
-            clean.bpp,
-            clean.metrics[metric],
-            "" if clean.decoded.image is None else fingerprint(clean.decoded.image),
-        )
-        for name, clean in sorted(subject.round_trips.items())
-    )
+    images = photographs(subject)
     channels = () if profile is None else tuple(str(promise.channel) for promise in profile.promises)
     tried = Corpus("", images, channels, subject.seed, str(subject.search_seed), effort, subject.trials_per_image)
     tried = replace(tried, digest=corpus.digest_of(tried))
@@ -188,7 +176,7 @@ def part_of(subject: Subject, *, effort: str, certifying: bool) -> Part | None:
         metric,
         "" if profile is None else profile.to_toml(),
         len(channels),
-        _facts(subject),
+        facts(subject),
         tried,
         bool(judged),
         tuple(assessed(found, len(images)) for found in assessments),
@@ -203,6 +191,23 @@ def part_of(subject: Subject, *, effort: str, certifying: bool) -> Part | None:
         tuple(examples),
         files,
         tuple(artifacts(subject)) if certifying else (),
+    )
+
+
+def photographs(subject: Subject) -> tuple[Photograph, ...]:
+    """The codec's images and clean round trips, in the order of their names."""
+    return tuple(
+        Photograph(
+            name,
+            fingerprint(clean.original),
+            *clean.shape,
+            hashlib.sha256(clean.bitstream).hexdigest(),
+            len(clean.bitstream),
+            clean.bpp,
+            clean.metrics[subject.metric],
+            "" if clean.decoded.image is None else fingerprint(clean.decoded.image),
+        )
+        for name, clean in sorted(subject.round_trips.items())
     )
 
 
@@ -435,7 +440,7 @@ def _well_formed(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def _facts(subject: Subject) -> dict[str, str]:
+def facts(subject: Subject) -> dict[str, str]:
     try:
         return dict(subject.workers.describe())
     except (WorkerError, CodecUnavailable, OSError) as error:

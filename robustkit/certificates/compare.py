@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from robustkit.certificates.model import CertificateError, Line, Photograph, TrialRow
-from robustkit.channels import Channel, ChannelError, parse
+from robustkit.certificates.model import CertificateError, TrialRow
+from robustkit.certificates.pairing import Pair, Side, channel_of, drops_of, outcome_of, photographs, turned
 from robustkit.errors import RobustkitError
 from robustkit.judging import regression
-from robustkit.judging.golden_drops import Drops, Loss, Picture
 from robustkit.judging.regression import ALARM, DEALS, EVERYWHERE, Change
 from robustkit.outcome import Outcome
 from robustkit.quality import METRICS
@@ -59,31 +58,6 @@ class Said(StrEnum):
     BROKEN = "broken"
     UNDECIDED = "undecided"
     NOTHING = "nothing was measured"
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two: what a codec made of its images, and of its damaged streams.
-
-    Attributes:
-        label: as messages call it.
-        codec: the codec's own name.
-        metric: of quality.
-        photographs: the images, and their clean round trips.
-        rows: the trials.
-        facts: what else the figures depend on, for messages.
-        lines: findings on claims, of a certificate.
-        searched: by what the searches and promises behind ``lines`` are known; equal ones searched the same.
-    """
-
-    label: str
-    codec: str
-    metric: str
-    photographs: tuple[Photograph, ...]
-    rows: tuple[TrialRow, ...]
-    facts: Mapping[str, str] = field(default_factory=dict)
-    lines: tuple[Line, ...] = ()
-    searched: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +151,7 @@ def compare(
             f"{old.label} is measured in {old.metric}, {new.label} in {new.metric}: measure both in one metric"
         )
     allowed = regression.margin(new.metric) if margin is None else margin
-    pair = _Pair.of(old, new)
+    pair = Pair.of(old, new)
     if not pair.measured:
         return Comparison(old.label, new.label, Said.NOTHING, _nothing(pair), notes=tuple(pair.missing))
     if pair.exact:
@@ -185,7 +159,7 @@ def compare(
     items = [*_clean(pair, allowed, rate_margin), *_damaged(pair, allowed, deals), *_claims(pair)]
     repeated = False
     if again is not None and any(_tested(item) for item in items):
-        fresh = _Pair.of(*again())
+        fresh = Pair.of(*again())
         items = _confirmed(items, _damaged(fresh, allowed, deals))
         repeated = True
     said = _said(items, pair)
@@ -194,119 +168,10 @@ def compare(
     )
 
 
-# -- what can be compared
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two sides, and what they share.
-
-    Attributes:
-        images: names of the photographs with equal pixels.
-        channels: those that both tried on one of these.
-        rows: channel -> image -> number -> row, of each side.
-        paired: the images with equal clean streams whose damage is the same in every common trial.
-        missing: what the old side has and the new one lacks, a line each.
-    """
-
-    old: Side
-    new: Side
-    images: tuple[str, ...]
-    channels: tuple[str, ...]
-    before: Mapping[str, Mapping[str, Mapping[int, TrialRow]]]
-    now: Mapping[str, Mapping[str, Mapping[int, TrialRow]]]
-    paired: frozenset[str]
-    missing: tuple[str, ...]
-
-    @classmethod
-    def of(cls, old: Side, new: Side) -> _Pair:
-        theirs, ours = _photographs(old), _photographs(new)
-        images = tuple(name for name in ours if name in theirs and ours[name].sha256 == theirs[name].sha256)
-        before, now = _rows(old, images), _rows(new, images)
-        channels = tuple(c for c in now if c in before and any(i in before[c] for i in now[c]))
-        missing = [f"photograph {name} of {old.label} is not in {new.label}" for name in theirs if name not in images]
-        missing += [f"{c} was tried before, and is not now" for c in before if c not in channels]
-        paired = frozenset(
-            name
-            for name in images
-            if ours[name].stream == theirs[name].stream
-            and all(_alike(before[c].get(name, {}), now[c].get(name, {})) for c in channels)
-        )
-        return cls(old, new, images, channels, before, now, paired, tuple(missing))
-
-    @property
-    def measured(self) -> int:
-        """How many trials of the new side can be compared with anything."""
-        return sum(len(self.now[c][i]) for c in self.channels for i in self.now[c] if i in self.before[c])
-
-    def both(self) -> Iterable[tuple[TrialRow, TrialRow]]:
-        """The trials of equal damage, before and now."""
-        for channel in self.channels:
-            yield from self.pairs(channel)
-
-    def pairs(self, channel: str) -> Iterable[tuple[TrialRow, TrialRow]]:
-        """Those of one channel."""
-        for image, found in self.now[channel].items():
-            for number, row in found.items() if image in self.paired else ():
-                if (was := self.before[channel].get(image, {}).get(number)) is not None:
-                    yield was, row
-
-    def loose(self, channel: str) -> tuple[list[TrialRow], list[TrialRow]]:
-        """The trials of one channel that can't be paired, before and now."""
-        images = [i for i in self.now[channel] if i in self.before[channel] and i not in self.paired]
-        return (
-            [row for i in images for row in self.before[channel][i].values()],
-            [row for i in images for row in self.now[channel][i].values()],
-        )
-
-    @property
-    def exact(self) -> bool:
-        """Whether all that both have is equal by digest, and the new side lacks nothing."""
-        theirs, ours = _photographs(self.old), _photographs(self.new)
-        return (
-            not self.missing
-            and set(self.images) == self.paired
-            and all(ours[i].pixels == theirs[i].pixels for i in self.images)
-            and all(_same(was, row) for was, row in self.both())
-            and not _turned(self.old, self.new)
-        )
-
-
-def _alike(before: Mapping[int, TrialRow], now: Mapping[int, TrialRow]) -> bool:
-    """Whether the trials of one image and channel have the same damage, as far as both sides have them."""
-    common = before.keys() & now.keys()
-    return bool(common or not before or not now) and all(before[n].stream == now[n].stream for n in common)
-
-
-def _photographs(side: Side) -> dict[str, Photograph]:
-    return {found.name: found for found in side.photographs}
-
-
-def _rows(side: Side, images: Sequence[str]) -> dict[str, dict[str, dict[int, TrialRow]]]:
-    found: dict[str, dict[str, dict[int, TrialRow]]] = {}
-    for row in side.rows:
-        if row.image in images:
-            found.setdefault(row.channel, {}).setdefault(row.image, {})[row.number] = row
-    return found
-
-
-def _same(was: TrialRow, row: TrialRow) -> bool:
-    """Whether a trial ended the same; what it measured follows from its pixels."""
-    return (was.outcome, was.failure, was.pixels) == (row.outcome, row.failure, row.pixels)
-
-
-def _turned(old: Side, new: Side) -> list[Line]:
-    """Findings that are broken now and were not, where both searched the same."""
-    if not old.lines or not old.searched or old.searched != new.searched:
-        return []
-    held = {(line.claim, line.severity) for line in old.lines if line.verdict in ("kept", "not disproved", "noted")}
-    return [line for line in new.lines if line.verdict == "broken" and (line.claim, line.severity) in held]
-
-
 # -- stage 1
 
 
-def _unchanged(pair: _Pair) -> Comparison:
+def _unchanged(pair: Pair) -> Comparison:
     trials = sum(1 for _ in pair.both())
     sentence = (
         f"{pair.new.codec}: unchanged: {_count(len(pair.images), 'clean stream')} and {_count(trials, 'trial')} "
@@ -319,21 +184,21 @@ def _unchanged(pair: _Pair) -> Comparison:
     return Comparison(pair.old.label, pair.new.label, Said.UNCHANGED, sentence, tuple(items), tuple(_notes(pair)))
 
 
-def _losses(pair: _Pair, channel: str) -> tuple[str, str, str]:
-    """Quantity, and mean loss before and now, of a channel."""
+def _losses(pair: Pair, channel: str) -> tuple[str, str, str]:
+    """Quantity, and mean loss before and now, of a channel, counted as the tests count it."""
     sides = []
-    for rows in (pair.before, pair.now):
-        drops = [r.drop for i in rows[channel] for r in rows[channel][i].values() if r.drop is not None]
-        sides.append(_value(sum(drops) / len(drops), pair.new.metric) if drops else "no image")
+    for drops in drops_of(pair):
+        found = regression.mean(list(drops.losses[channel_of(channel)].values()), pair.new.metric)
+        sides.append("no hit" if math.isnan(found) else _value(found, pair.new.metric))
     return "mean drop", sides[0], sides[1]
 
 
 # -- clean round trips
 
 
-def _clean(pair: _Pair, allowed: float, rate_margin: float) -> list[Item]:
+def _clean(pair: Pair, allowed: float, rate_margin: float) -> list[Item]:
     """Quality and rate of the undamaged images; they don't depend on chance, so the margins alone decide."""
-    theirs, ours = _photographs(pair.old), _photographs(pair.new)
+    theirs, ours = photographs(pair.old), photographs(pair.new)
     before, now = [theirs[i] for i in pair.images], [ours[i] for i in pair.images]
     metric = pair.new.metric
     sign = 1 if METRICS[metric].higher_is_better else -1
@@ -359,7 +224,7 @@ def _clean(pair: _Pair, allowed: float, rate_margin: float) -> list[Item]:
         f"{new:.4f} bpp",
         Word.UNCHANGED if same else _word(new - old, rate_margin * old),
         "by digest" if same else "in pairs",
-        why=() if same or not old else (f"{(new - old) / old:+.2%}",),
+        why=() if new == old or not old else (f"{(new - old) / old:+.2%}",),
     )
     return [quality, rate]
 
@@ -371,8 +236,8 @@ def _word(loss: float, allowed: float) -> Word:
 # -- stages 2 and 3
 
 
-def _damaged(pair: _Pair, allowed: float, deals: int) -> list[Item]:
-    before, now = _drops(pair)
+def _damaged(pair: Pair, allowed: float, deals: int) -> list[Item]:
+    before, now = drops_of(pair)
     worse = regression.compare(before, now, deals=deals, allowed=allowed)
     better = {(c.channel, c.paired): c.worse for c in regression.compare(now, before, deals=deals, allowed=allowed)}
     found = []
@@ -382,7 +247,7 @@ def _damaged(pair: _Pair, allowed: float, deals: int) -> list[Item]:
     return [*found, *_failures(pair)]
 
 
-def _drop_item(pair: _Pair, change: Change, allowed: float, improved: bool) -> Item:
+def _drop_item(pair: Pair, change: Change, allowed: float, improved: bool) -> Item:
     metric = pair.new.metric
     why: list[str] = []
     if change.worse:
@@ -415,7 +280,7 @@ def _drop_item(pair: _Pair, change: Change, allowed: float, improved: bool) -> I
     )
 
 
-def _too_few(pair: _Pair, change: Change, allowed: float) -> bool:
+def _too_few(pair: Pair, change: Change, allowed: float) -> bool:
     """Whether a rise may be real although no test could show it: few pairs differ, and all got worse; or few trials."""
     if not change.paired:
         return _told(pair, change) < LEAST_TRIALS
@@ -426,7 +291,7 @@ def _too_few(pair: _Pair, change: Change, allowed: float) -> bool:
     return all(now > was for was, now in lost if was != now and not abs(now - was) <= allowed)
 
 
-def _told(pair: _Pair, change: Change) -> int:
+def _told(pair: Pair, change: Change) -> int:
     """How many trials can speak: pairs that differ, or the fewer of two sides."""
     if change.paired:
         return change.moved or 0
@@ -434,73 +299,19 @@ def _told(pair: _Pair, change: Change) -> int:
     return min(sum(len(side) for side in sides) for sides in zip(*(pair.loose(c) for c in channels), strict=True))
 
 
-def _counted(pair: _Pair, channel: str, image: str) -> Iterable[tuple[TrialRow, TrialRow]]:
-    """The pairs of one image in the order in which :func:`_drops` counts them."""
+def _counted(pair: Pair, channel: str, image: str) -> Iterable[tuple[TrialRow, TrialRow]]:
+    """The pairs of one image in the order in which :func:`drops_of` counts them."""
     before, now = pair.before[channel][image], pair.now[channel][image]
     return ((before[n], now[n]) for n in sorted(before.keys() & now.keys()))
 
 
-def _drops(pair: _Pair) -> tuple[Drops, Drops]:
-    """Both sides as the regression's tests take them: of one seed where, and only where, the damage is the same."""
-    sides: list[Drops] = []
-    for side, rows, other in ((pair.old, pair.before, pair.now), (pair.new, pair.now, pair.before)):
-        found = _photographs(side)
-        pictures = {
-            name: Picture(
-                found[name].sha256,
-                found[name].stream if name in pair.paired else f"{found[name].stream} of {len(sides)}",
-                found[name].quality,
-            )
-            for name in pair.images
-        }
-        losses: dict[Channel, dict[str, tuple[Loss, ...]]] = {}
-        for channel in pair.channels:
-            losses[_channel(channel)] = {
-                image: tuple(
-                    _loss(here[number], found[image])
-                    for number in sorted(here.keys() & other[channel][image].keys() if image in pair.paired else here)
-                )
-                for image, here in rows[channel].items()
-                if image in other[channel]
-            }
-        sides.append(Drops(pair.new.codec, "", side.metric, 0, {}, {}, pictures, losses))
-    return sides[0], sides[1]
-
-
-def _channel(text: str) -> Channel:
-    try:
-        return parse(text)
-    except ChannelError as error:
-        raise CertificateError(f"a trial's channel can't be read: {error}") from error
-
-
-def _loss(row: TrialRow, photograph: Photograph) -> Loss:
-    if row.stream == photograph.stream:
-        return None
-    outcome = _outcome(row)
-    if not outcome.has_image:
-        return outcome
-    if row.drop is None:
-        raise CertificateError(f"trial {row.number} of {row.image[:40]} on {row.channel[:40]} has an image and no drop")
-    return row.drop
-
-
-def _outcome(row: TrialRow) -> Outcome:
-    try:
-        return Outcome(row.outcome)
-    except ValueError as error:
-        raise CertificateError(
-            f"trial {row.number} of {row.image[:40]} on {row.channel[:40]}: there is no outcome {row.outcome[:40]!r}"
-        ) from error
-
-
-def _ends(pair: _Pair, channel: str, *, paired: bool) -> list[str]:
+def _ends(pair: Pair, channel: str, *, paired: bool) -> list[str]:
     """How trials ended that ended otherwise before: in pairs each turn, without them the shares."""
     if paired:
-        turns = Counter((_outcome(a), _outcome(b)) for a, b in pair.pairs(channel) if a.outcome != b.outcome)
+        turns = Counter((outcome_of(a), outcome_of(b)) for a, b in pair.pairs(channel) if a.outcome != b.outcome)
         return [f"{was} before, {now} now: {_count(n, 'trial')}" for (was, now), n in turns.most_common(NAMED)]
     before, now = pair.loose(channel)
-    counts = [Counter(_outcome(row) for row in side) for side in (before, now)]
+    counts = [Counter(outcome_of(row) for row in side) for side in (before, now)]
     said = []
     for outcome in Outcome:
         shares = [count[outcome] / max(1, len(side)) for count, side in zip(counts, (before, now), strict=True)]
@@ -509,20 +320,20 @@ def _ends(pair: _Pair, channel: str, *, paired: bool) -> list[str]:
     return said[:NAMED]
 
 
-def _failures(pair: _Pair) -> list[Item]:
+def _failures(pair: Pair) -> list[Item]:
     """The shares of trials that crash, hang or raise, of the channels that have some."""
     from scipy.stats import binomtest, fisher_exact
 
     found: list[tuple[str, Way, int, int, int, int, float, tuple[str, ...]]] = []
     for channel in pair.channels:
-        both = [(a, b, _outcome(a).failure, _outcome(b).failure) for a, b in pair.pairs(channel)]
+        both = [(a, b, outcome_of(a).failure, outcome_of(b).failure) for a, b in pair.pairs(channel)]
         was, now = sum(f for _, _, f, _ in both), sum(f for _, _, _, f in both)
         if was or now:
             new = [b for _, b, before, after in both if after and not before]
             old = sum(before and not after for _, _, before, after in both)
             chance = binomtest(len(new), len(new) + old, 0.5, "greater").pvalue if new else 1.0
             found.append((channel, "in pairs", was, len(both), now, len(both), chance, _named(new)))
-        before, after = ([(r, _outcome(r).failure) for r in side] for side in pair.loose(channel))
+        before, after = ([(r, outcome_of(r).failure) for r in side] for side in pair.loose(channel))
         was, now = sum(f for _, f in before), sum(f for _, f in after)
         if was or now:
             table = [[now, len(after) - now], [was, len(before) - was]]
@@ -559,7 +370,7 @@ def _holm(chances: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _claims(pair: _Pair) -> list[Item]:
+def _claims(pair: Pair) -> list[Item]:
     """Claims that are broken in the new certificate and were not in the old one."""
     return [
         Item(
@@ -570,7 +381,7 @@ def _claims(pair: _Pair) -> list[Item]:
             Word.BROKEN,
             why=(f"declared: {line.declared}",) if line.declared else (),
         )
-        for line in _turned(pair.old, pair.new)
+        for line in turned(pair.old, pair.new)
     ]
 
 
@@ -583,20 +394,20 @@ def _tested(item: Item) -> bool:
 
 
 def _confirmed(items: Sequence[Item], fresh: Sequence[Item]) -> list[Item]:
-    """Alarms that fresh seeds don't show again are undecided."""
-    shown = {(item.what, item.quantity) for item in fresh if item.word in (Word.WORSE, Word.BROKEN)}
+    """Alarms are undecided unless fresh seeds alarm, too, at whichever channel: each run has one error rate."""
+    shown = {item.quantity for item in fresh if item.word in (Word.WORSE, Word.BROKEN)}
     found = []
     for item in items:
         if not _tested(item):
             found.append(item)
-        elif (item.what, item.quantity) in shown:
-            found.append(replace(item, why=(*item.why, "fresh seeds show it again")))
+        elif item.quantity in shown:
+            found.append(replace(item, why=(*item.why, "fresh seeds alarm, too")))
         else:
-            found.append(replace(item, word=Word.UNDECIDED, why=(*item.why, "fresh seeds don't show it again")))
+            found.append(replace(item, word=Word.UNDECIDED, why=(*item.why, "fresh seeds don't alarm")))
     return found
 
 
-def _said(items: Sequence[Item], pair: _Pair) -> Said:
+def _said(items: Sequence[Item], pair: Pair) -> Said:
     words = {item.word for item in items}
     if Word.BROKEN in words:
         return Said.BROKEN
@@ -607,7 +418,7 @@ def _said(items: Sequence[Item], pair: _Pair) -> Said:
     return Said.FINE
 
 
-def _sentence(said: Said, items: Sequence[Item], pair: _Pair) -> str:
+def _sentence(said: Said, items: Sequence[Item], pair: Pair) -> str:
     def named(*words: Word) -> str:
         found = list(dict.fromkeys(f"{item.what} ({item.quantity})" for item in items if item.word in words))
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
@@ -622,7 +433,7 @@ def _sentence(said: Said, items: Sequence[Item], pair: _Pair) -> str:
     return f"{pair.new.codec}: no regression in {_count(pair.measured, 'trial')}{tail}"
 
 
-def _nothing(pair: _Pair) -> str:
+def _nothing(pair: Pair) -> str:
     if not pair.new.rows or not pair.old.rows:
         empty = pair.old.label if not pair.old.rows else pair.new.label
         return f"nothing was measured: {empty} has no trials under damage"
@@ -631,11 +442,11 @@ def _nothing(pair: _Pair) -> str:
     return f"nothing was measured: {pair.old.label} and {pair.new.label} have no channel in common"
 
 
-def _notes(pair: _Pair) -> list[str]:
+def _notes(pair: Pair) -> list[str]:
     notes = list(pair.missing)
     loose = [name for name in pair.images if name not in pair.paired]
     if loose:
-        theirs, ours = _photographs(pair.old), _photographs(pair.new)
+        theirs, ours = photographs(pair.old), photographs(pair.new)
         other = sum(theirs[i].stream != ours[i].stream for i in loose)
         what = "have other streams" if other == len(loose) else "have other streams or other damage"
         notes.append(

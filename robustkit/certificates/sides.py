@@ -6,7 +6,6 @@ needs the core alone, and nothing of it is run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -16,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from robustkit.certificates.compare import Side
+from robustkit.certificates import collect
+from robustkit.certificates import lock as locks
 from robustkit.certificates.model import Certificate, CertificateError, Line, Photograph, TrialRow, from_json, to_json
+from robustkit.certificates.pairing import Side
 from robustkit.channels import Channel, parse
-from robustkit.isolation import fingerprint
-from robustkit.judging.subject import Job, Subject
-from robustkit.judging.trial import Trial
-from robustkit.pixels import Image
+from robustkit.judging.subject import CHUNK, Job, Subject
 from robustkit.spelling import SpellingError, json_value
 
 #: Of the baseline file.
@@ -258,69 +256,17 @@ def run(subject: Subject, plan: Plan, *, label: str, tell: Callable[[str], None]
     jobs = [
         Job(image, channel, number) for channel, found in plan.jobs.items() for image, number in found if image in clean
     ]
-    pictures: dict[tuple[str, str, int], str] = {}
-
-    def keep(trial: Trial, image: Image) -> None:
-        pictures[str(trial.channel), trial.image, trial.number] = fingerprint(image)
-
     rows = []
-    for trial in subject.run(_of_one_shape(subject, jobs), keep=keep):
-        key = (str(trial.channel), trial.image, trial.number)
-        rows.append(row_of(subject, trial, pictures.pop(key, None)))
-        if len(rows) % 48 == 0:
+    for trial in subject.run(_of_one_shape(subject, jobs)):
+        rows.append(collect.row(subject, trial))
+        if len(rows) % CHUNK == 0:
             tell(f"{label}: {len(rows)} of {len(jobs)} trials")
     order = [str(channel) for channel in plan.jobs]
     rows.sort(key=lambda row: (order.index(row.channel), row.image, row.number))
-    facts = {str(key): str(value) for key, value in subject.workers.describe().items()}
-    settings = json.dumps(dict(subject.spec.settings), sort_keys=True, default=str)
-    return Side(label, own, subject.metric, photographs(subject), tuple(rows), {**facts, "settings": settings})
+    facts = {**collect.facts(subject), "settings": locks.settings_of(subject)}
+    return Side(label, own, subject.metric, collect.photographs(subject), tuple(rows), facts)
 
 
 def _of_one_shape(subject: Subject, jobs: Iterable[Job]) -> list[Job]:
     """Side by side those of equal shape, so that whole batches share one."""
     return sorted(jobs, key=lambda job: (str(job.channel), subject.clean[job.image].shape, job.image, job.number))
-
-
-def photographs(subject: Subject) -> tuple[Photograph, ...]:
-    """The codec's images and clean round trips, in the order of their names."""
-    found = []
-    for name, clean in sorted(subject.clean.items()):
-        assert clean.decoded.image is not None
-        found.append(
-            Photograph(
-                name,
-                fingerprint(clean.original),
-                *clean.shape,
-                hashlib.sha256(clean.bitstream).hexdigest(),
-                len(clean.bitstream),
-                clean.bpp,
-                clean.metrics[subject.metric],
-                fingerprint(clean.decoded.image),
-            )
-        )
-    return tuple(found)
-
-
-def row_of(subject: Subject, trial: Trial, pixels: str | None) -> TrialRow:
-    """The row of a trial.
-
-    Args:
-        subject: that ran it.
-        trial: with its damage.
-        pixels: digest of the decoded image, if there is one.
-    """
-    stream = trial.pattern.apply(subject.clean[trial.image].bitstream)
-    shown = trial.outcome.has_image
-    return TrialRow(
-        str(trial.channel),
-        trial.image,
-        trial.number,
-        trial.seed,
-        len(trial.pattern.flips),
-        hashlib.sha256(stream).hexdigest(),
-        str(trial.outcome),
-        None if trial.failure is None else str(trial.failure),
-        trial.metrics.get(subject.metric) if shown else None,
-        trial.drop(subject.metric) if shown else None,
-        pixels if shown else None,
-    )

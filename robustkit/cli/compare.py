@@ -24,7 +24,8 @@ from robustkit.registry import CodecSpec
 from robustkit.spelling import names, printable
 
 if TYPE_CHECKING:
-    from robustkit.certificates.compare import Comparison, Side
+    from robustkit.certificates.compare import Comparison
+    from robustkit.certificates.pairing import Side
     from robustkit.certificates.sides import Plan
     from robustkit.judging.subject import Subject
     from robustkit.pixels import Image
@@ -167,6 +168,10 @@ def _run(
         )
     if len(stored) == 2 and settings:
         raise click.UsageError("--set is for codecs, and both sides are stored")
+    try:
+        given = list(dict.fromkeys(channels.parse(text) for text in texts))
+    except ChannelError as error:
+        raise click.UsageError(printable(str(error))) from error
     codecs = [side for side in (before, now) if isinstance(side, _Codec)]
     specs = {side.role: side.spec(settings) for side in codecs}
     found = _images(images, crop, allow_downloads, stored) if codecs else {}
@@ -180,7 +185,7 @@ def _run(
                 )
                 measured = run.metric()
             old_run, new_run = runs.get("OLD"), runs.get("NEW")
-            plan = _plan(stored, old_run, new_run, texts, trials or TRIALS, seed or 0)
+            plan = _plan(stored, old_run, new_run, given, trials or TRIALS, seed or 0)
             first = before.side if isinstance(before, _Stored) else _ran(old_run, plan)
             try:
                 second = now.side if isinstance(now, _Stored) else _ran(new_run, plan)
@@ -202,7 +207,7 @@ def _run(
             if proposed is not None and comparison.said is not Said.NOTHING:
                 propose(proposed, second)
                 click.echo(f"{proposed}: NEW's trials as a baseline; commit it if the change is meant", err=True)
-        except (CertificateError, ChannelError) as error:
+        except CertificateError as error:
             raise click.UsageError(printable(str(error))) from error
         except (RobustkitError, OSError, ValueError) as error:
             raise _CannotRun(printable(str(error))) from error
@@ -251,6 +256,10 @@ def _named(role: str, text: str, path: Path | None) -> _Stored | _Codec:
         except CertificateError as error:
             raise click.UsageError(printable(str(error))) from error
         return _Stored(text, side)
+    if text.endswith(".jsonl") or (text.endswith("/") and not Path(text).exists()):
+        raise click.UsageError(
+            f"{role}: there is no {printable(text)}: `robustkit certify` writes a certificate, and --propose a baseline"
+        )
     parted = _SETTINGS.fullmatch(text)
     codec, pairs = (parted["codec"], tuple(names(parted["pairs"]))) if parted else (text, ())
     known = ":" in codec or codec.endswith(".toml")
@@ -342,7 +351,7 @@ def _plan(
     stored: Sequence[_Stored],
     old: _Run | None,
     new: _Run | None,
-    texts: Sequence[str],
+    given: Sequence[Channel],
     trials: int,
     seed: int,
 ) -> Plan:
@@ -354,8 +363,7 @@ def _plan(
         return Plan.like(stored[0].side) if len(stored) == 1 and stored[0].side.rows else Plan(None, 0, {})
     assert old is not None
     assert new is not None
-    given = list(dict.fromkeys(channels.parse(text) for text in texts))
-    wanted = given or old.promised() or new.promised() or _fitting(old)
+    wanted = list(given) or old.promised() or new.promised() or _fitting(old)
     with first_in_path(old.codec.path):
         name = old.subject.workers.attributes.name
     jobs = {c: [(image, number) for image in old.subject.images for number in range(trials)] for c in wanted}

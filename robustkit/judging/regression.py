@@ -282,6 +282,16 @@ def _values(row: Sequence[Loss], charge: float, better: float = 0.0) -> Floats:
     return np.array([math.nan if v is None else charge if isinstance(v, Outcome) else v - better for v in row])
 
 
+def mean(rows: Sequence[Sequence[Loss]], metric: str) -> float:
+    """Mean drop of trials as :func:`compare` counts them: of those that were hit, one without an image as the worst.
+
+    NaN where none was hit.
+    """
+    values = np.concatenate([_values(row, _charge(rows, metric)) for row in rows]) if rows else np.empty(0)
+    hit = values[np.isfinite(values)]
+    return float(hit.mean()) if len(hit) else math.nan
+
+
 def _improvement(before: Picture, now: Picture, metric: str) -> float:
     """By how much the clean picture is better than before; 0 where it is not."""
     gain = now.quality - before.quality

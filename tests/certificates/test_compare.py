@@ -4,12 +4,15 @@ import hashlib
 from dataclasses import replace
 from functools import partial
 
+import example_certificate as example
 import numpy as np
 import pytest
 
 from robustkit.certificates import compare as compare_room
-from robustkit.certificates.compare import ALARM, LEAST_PAIRS, Said, Side, Word
+from robustkit.certificates import sides, trials, write
+from robustkit.certificates.compare import ALARM, LEAST_PAIRS, Said, Word
 from robustkit.certificates.model import CertificateError, Line, Photograph, TrialRow
+from robustkit.certificates.pairing import Side
 
 #: Dealt anew less often than a user's, which takes a seventh of the time.
 compare = partial(compare_room.compare, deals=399)
@@ -158,14 +161,14 @@ def test_another_seed_of_the_same_streams_is_not_paired_either():
     assert {item.way for item in found.items if item.quantity == "mean drop"} == {"unpaired"}
 
 
-def test_an_alarm_counts_only_if_fresh_seeds_show_it_again():
+def test_an_alarm_counts_only_if_fresh_seeds_alarm_too():
     worse = changed(OLD, lambda v: v + 0.5)
     fresh = side(seed=5)
     again = compare(OLD, worse, again=lambda: (fresh, changed(fresh, lambda v: v + 0.5)))
     assert (again.said, again.repeated) == (Said.REGRESSION, True)
     gone = compare(OLD, worse, again=lambda: (fresh, fresh))
     assert (gone.said, gone.status, gone.repeated) == (Said.UNDECIDED, 3, True)
-    assert any("fresh seeds don't show it again" in line for item in gone.items for line in item.why)
+    assert any("fresh seeds don't alarm" in line for item in gone.items for line in item.why)
 
 
 def test_nothing_is_run_again_without_an_alarm_of_chance():
@@ -238,3 +241,64 @@ def test_other_metrics_and_rows_that_are_none_are_refused(monkeypatch):
 def test_holm_adjusts_from_the_least_and_never_falls():
     assert compare_room._holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert compare_room._holm([]) == []
+
+
+# -- what lies on disk
+
+
+def test_a_certificate_is_read_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "certificate"
+    write.write(example.certificate(), example.rows(), folder)
+    found = sides.load(folder)
+    assert (found.codec, found.metric, found.rows) == ("example", "psnr", example.rows())
+    assert found == replace(sides.load(folder / write.STATEMENTS), label=found.label)
+    same = compare(found, found)
+    assert (same.said, same.status) == (Said.UNCHANGED, 0)
+    broken = tmp_path / "broken"
+    write.write(example.broken(), example.rows(), broken)
+    turned = compare(found, sides.load(broken))
+    assert (turned.said, turned.status) == (Said.BROKEN, 1)
+    assert "decode.survives.bit-flips" in turned.sentence
+    # One row less, and one of another seed.
+    trials.write(folder / trials.FILE, example.rows()[1:])
+    with pytest.raises(CertificateError, match="other rows than the certificate speaks of"):
+        sides.load(folder)
+    trials.write(folder / trials.FILE, (*example.rows()[1:], example.rows(seed=1)[0]))
+    with pytest.raises(CertificateError, match="other rows"):
+        sides.load(folder)
+    (folder / write.STATEMENTS).write_bytes(b'{"_type": 1}\n' * 2)
+    with pytest.raises(CertificateError, match="certificate"):
+        sides.load(folder)
+
+
+def test_a_baseline_gives_back_the_side_that_was_proposed(tmp_path):
+    file = tmp_path / "baseline.jsonl"
+    sides.propose(file, OLD)
+    found = sides.load(file)
+    assert sorted(found.rows, key=repr) == sorted(OLD.rows, key=repr)
+    assert replace(found, label=OLD.label, rows=OLD.rows) == OLD
+    data = file.read_bytes()
+    sides.propose(file, found)
+    assert file.read_bytes().splitlines()[1:] == data.splitlines()[1:]
+    assert [path.name for path in tmp_path.iterdir()] == ["baseline.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data[:-1], "cut off"),
+        (lambda data: data[: data.rindex(b"\n", 0, -1) + 1], "speaks of 288"),
+        (lambda data: data.replace(b'"version":1', b'"version":9', 1), "of version 9"),
+        (lambda data: data.replace(b'"robustkit baseline"', b'"a song"', 1), "neither a certificate nor a baseline"),
+        (lambda data: data.replace(b'"number":0', b'"number":"0"', 1), "number"),
+        (lambda data: data.replace(b'"seed":0', b'"seed":NaN', 1), "no JSON"),
+        (lambda data: b"\xff\n" + data, "no JSON"),
+        (lambda data: b"\n", "no JSON"),
+    ],
+)
+def test_a_baseline_that_was_changed_is_refused_by_name(tmp_path, change, said):
+    file = tmp_path / "baseline.jsonl"
+    sides.propose(file, OLD)
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(CertificateError, match=f"baseline.jsonl: .*{said}"):
+        sides.load(file)

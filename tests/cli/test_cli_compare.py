@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from command_line import cli, module
+from command_line import cli, module, without
 
 #: 8 x 8 blocks, a byte a colour; ``loss`` moves some pictures, and ``extra`` are bytes that nobody reads.
 STEPS = """
@@ -102,6 +102,8 @@ def test_wrong_usage_is_status_4_and_a_codec_that_cannot_run_2(steps):
 
     (steps / "folder").mkdir()
     assert "is no codec" in said("folder", "jpeg", status=4)
+    assert "--propose a baseline" in said("nowhere.jsonl", "jpeg", status=4)
+    assert "there is no certificate/" in said("certificate/", "jpeg", status=4)
     assert "did you mean" in said("jpag", "jpeg", status=4)
     assert "Missing argument" in said("jpeg", status=4)
     assert "can't be read" in said("jpeg", "jpeg", "--channel", "bsk", status=4)
@@ -125,3 +127,10 @@ def test_a_codec_whose_round_trip_fails_is_broken_and_as_baseline_it_cannot_run(
     arguments = ("--trials", "2", "--channel", "bsc(ber=0.001)")
     assert compared("steps:Steps", "broken:Steps", *arguments, status=1)["said"] == "broken"
     cli("compare", "broken:Steps", "steps:Steps", *QUICK, *arguments, status=2)
+
+
+def test_codecs_and_baselines_need_the_core_alone(steps):
+    arguments = ("steps:Steps", "steps:Steps", *QUICK, "--trials", "2", "--propose", "base.jsonl")
+    done = without(["jsonschema", "pyarrow", "rfc8785", "torch"], "compare", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "steps: unchanged" in done.stdout

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from my_codec import MyCodec
 from my_codec.codec import COPY, HEADER
+
 from robustkit import DecodeError
 from robustkit.images import photographs
 

@@ -11,8 +11,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from robustkit import Codec, DecodeError, EncodeError, Layout, Profile, Region
 from scipy.fft import dctn, idctn
+
+from robustkit import Codec, DecodeError, EncodeError, Layout, Profile, Region
 
 #: Side of a block in pixels.
 SIDE = 8
