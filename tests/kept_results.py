@@ -41,12 +41,10 @@ _BLOCK = re.compile(r"(<!-- results: ([\w-]+) ([\w-]+)((?: [\w-]+=\S+)*) -->\n).
 
 _TABLES: Mapping[str, Callable[[Results, Measure, list[str]], Table]] = {
     "losses": lambda results, measure, channels: tables.losses(results, measure, channels=channels),
-    "layout": lambda results, measure, channels: tables.published_layout(
-        results, [measure, *([found] if (found := results.perceptual()) else [])], channels=channels
-    ),
+    "layout": lambda results, measure, channels: tables.published_layout(results, [measure], channels=channels),
     "conventions": lambda results, measure, _: tables.conventions(results, measure),
     "rates": lambda results, *_: tables.rate_table(results),
-    "published": lambda results, *_: published.comparison(results, [results.metric("psnr")], "kodak24"),
+    "published": lambda results, measure, _: published.comparison(results, [measure], "kodak24"),
 }
 
 
@@ -76,11 +74,13 @@ def rendered(name: str, kind: str, **keys: str) -> str:
     results = Results(table_of(name), entries=entries)
     table = _TABLES[kind](results, results.metric(keys.get("metric", "psnr")), channels)
     # What stands above the table is the document's to say.
-    return "\n".join([*table.markdown().split("\n")[2:], origin, ""]).lstrip("\n")
+    text = "\n".join([*table.markdown().split("\n")[2:], origin, ""]).lstrip("\n")
+    # A sentence a line, as everywhere in the documents.
+    return re.sub(r"(?<=[a-z`)]\.) (?=[A-Z])", "\n", text)
 
 
 def measured_before(name: str, channels: Sequence[str]) -> str:
-    """The table of losses that programs before `robustkit sweep` measured, of which the figures are kept and no rows."""
+    """The table of losses that were measured before there was `robustkit sweep`: figures are kept, and no rows."""
     lines: dict[str, list[str]] = {}
     with (KEPT / name / FIGURES).open(encoding="utf-8", newline="") as file:
         rows_ = list(csv.DictReader(file))
