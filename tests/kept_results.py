@@ -115,7 +115,7 @@ def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
     plan = plans.make(plans.loaded(ROOT / "experiments" / f"{name}.toml"))
     found = rows.without_timings(rows.ordered(store.read(folder)))
     of = {entry.label: plan.trials_of(entry.label) for entry in plan.entries}
-    found = found.filter(pa.array([trial < of.get(entry, 0) for entry, _, _, trial in rows.keys(found)]))
+    found = found.filter(pa.array([entry in of and trial < of[entry] for entry, _, _, trial in rows.keys(found)]))
     (KEPT / name).mkdir(parents=True, exist_ok=True)
     pq.write_table(found, KEPT / name / store.ROWS, compression="zstd", compression_level=19, write_statistics=False)
     head = subprocess.run(
