@@ -122,7 +122,10 @@ def renewed(text: str) -> str:
 
 
 def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
-    """Keep the rows of a folder of ``robustkit sweep`` that are the experiment's, without seconds and memory."""
+    """Keep the rows of a folder of ``robustkit sweep`` that are the experiment's, without seconds and memory.
+
+    The commit that is written down is the checkout's: where the sweep ran at an earlier one, correct it by hand.
+    """
     plan = plans.make(plans.loaded(ROOT / "experiments" / f"{name}.toml"))
     found = rows.without_timings(rows.ordered(store.read(folder)))
     of = {entry.label: plan.trials_of(entry.label) for entry in plan.entries}
