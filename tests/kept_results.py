@@ -22,11 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustkit import quality
+from robustkit.experiments import pictures, published, rows, store, tables
 from robustkit.experiments import plan as plans
-from robustkit.experiments import published, rows, store, tables
+from robustkit.experiments.grey import LEVEL
 from robustkit.experiments.results import Measure, Results
 from robustkit.experiments.text import Table
 
@@ -41,12 +44,10 @@ _BLOCK = re.compile(r"(<!-- results: ([\w-]+) ([\w-]+)((?: [\w-]+=\S+)*) -->\n).
 
 _TABLES: Mapping[str, Callable[[Results, Measure, list[str]], Table]] = {
     "losses": lambda results, measure, channels: tables.losses(results, measure, channels=channels),
-    "layout": lambda results, measure, channels: tables.published_layout(
-        results, [measure, *([found] if (found := results.perceptual()) else [])], channels=channels
-    ),
-    "conventions": lambda results, measure, _: tables.conventions(results, measure),
+    "layout": lambda results, measure, channels: tables.published_layout(results, [measure], channels=channels),
+    "conventions": lambda results, measure, channels: tables.conventions(results, measure, channels=channels),
     "rates": lambda results, *_: tables.rate_table(results),
-    "published": lambda results, *_: published.comparison(results, [results.metric("psnr")], "kodak24"),
+    "published": lambda results, measure, _: published.comparison(results, [measure], "kodak24"),
 }
 
 
@@ -73,14 +74,24 @@ def rendered(name: str, kind: str, **keys: str) -> str:
     if (KEPT / name / FIGURES).exists():
         now = f"\nThe same experiment is now `{said['now']}`." if "now" in said else ""
         return f"{measured_before(name, channels)}\n\n{origin}{now}\n"
-    results = Results(table_of(name), entries=entries)
+    charges = mid_grey(name, keys.get("metric", "psnr")) if kind == "conventions" else {}
+    results = Results(table_of(name), entries=entries, grey=charges)
     table = _TABLES[kind](results, results.metric(keys.get("metric", "psnr")), channels)
     # What stands above the table is the document's to say.
-    return "\n".join([*table.markdown().split("\n")[2:], origin, ""]).lstrip("\n")
+    text = "\n".join([*table.markdown().split("\n")[2:], origin, ""]).lstrip("\n")
+    # A sentence a line, as everywhere in the documents.
+    return re.sub(r"(?<=[a-z`)]\.) (?=[A-Z])", "\n", text)
+
+
+def mid_grey(name: str, metric: str) -> dict[str, dict[str, float]]:
+    """What a mid-grey image scores against each of the photographs that an experiment is of."""
+    plan = plans.make(plans.loaded(ROOT / "experiments" / f"{name}.toml"))
+    found = {picture.name: picture.load() for picture in pictures.find(plan.images, plan.crop)}
+    return {metric: {image: quality.measure(metric, x, np.full_like(x, LEVEL)) for image, x in found.items()}}
 
 
 def measured_before(name: str, channels: Sequence[str]) -> str:
-    """The table of losses that programs before `robustkit sweep` measured, of which the figures are kept and no rows."""
+    """The table of losses that were measured before there was `robustkit sweep`: figures are kept, and no rows."""
     lines: dict[str, list[str]] = {}
     with (KEPT / name / FIGURES).open(encoding="utf-8", newline="") as file:
         rows_ = list(csv.DictReader(file))
@@ -111,11 +122,14 @@ def renewed(text: str) -> str:
 
 
 def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
-    """Keep the rows of a folder of ``robustkit sweep`` that are the experiment's, without seconds and memory."""
+    """Keep the rows of a folder of ``robustkit sweep`` that are the experiment's, without seconds and memory.
+
+    The commit that is written down is the checkout's: where the sweep ran at an earlier one, correct it by hand.
+    """
     plan = plans.make(plans.loaded(ROOT / "experiments" / f"{name}.toml"))
     found = rows.without_timings(rows.ordered(store.read(folder)))
     of = {entry.label: plan.trials_of(entry.label) for entry in plan.entries}
-    found = found.filter(pa.array([trial < of.get(entry, 0) for entry, _, _, trial in rows.keys(found)]))
+    found = found.filter(pa.array([entry in of and trial < of[entry] for entry, _, _, trial in rows.keys(found)]))
     (KEPT / name).mkdir(parents=True, exist_ok=True)
     pq.write_table(found, KEPT / name / store.ROWS, compression="zstd", compression_level=19, write_statistics=False)
     head = subprocess.run(

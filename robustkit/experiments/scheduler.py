@@ -41,6 +41,8 @@ class _Codec:
     waiting: deque[Group] = field(default_factory=deque)
     encoding: int = 0
     seconds: float | None = None
+    spent: float = 0.0
+    decoded: int = 0
     clean: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     given_up: str = ""
@@ -160,8 +162,11 @@ class Scheduler:
         if any(group.channel == tasks.ENCODE for group in chunk.groups):
             codec.encoding -= 1
         elif report.decoded:
-            # At low severities most streams stay as they are and cost nothing, which says nothing of the others.
-            codec.seconds = report.seconds / report.decoded
+            # At low severities most streams stay as they are and cost nothing, at high ones they are refused at once:
+            # neither says anything of the others, and so the last chunk alone does not.
+            codec.spent += report.seconds
+            codec.decoded += report.decoded
+            codec.seconds = codec.spent / codec.decoded
         for image, why in (report.failed or {}).items():
             self._fail(codec, image, why)
         if report.error:

@@ -172,8 +172,15 @@ def losses(results: Results, measure: Measure, *, channels: Sequence[str] = (), 
     return Table(f"losses-{slug(measure.name)}", title, heads, lines, figures, notes, above)
 
 
-def conventions(results: Results, measure: Measure, *, tolerance: float = TOLERANCE) -> Table:
-    """Both conventions for trials without an image, each with its interval, and the share beside them."""
+def conventions(
+    results: Results, measure: Measure, *, channels: Sequence[str] = (), tolerance: float = TOLERANCE
+) -> Table:
+    """Both conventions for trials without an image, each with its interval, and the share beside them.
+
+    Args:
+        channels: by default all, and the clean decodes.
+        tolerance: of a matched comparison.
+    """
     grey = results.grey.get(measure.name, {})
     heads = [
         *("codec", "channel", "images", "no image", f"{measure.label}: left out", "95% of the mean"),
@@ -182,7 +189,7 @@ def conventions(results: Results, measure: Measure, *, tolerance: float = TOLERA
     lines, figures = [], []
     unknown = False
     for entry in results.entries:
-        for channel in (CLEAN, *results.channels):
+        for channel in channels or (CLEAN, *results.channels):
             point = results.point(entry, channel)
             if point is None:
                 continue

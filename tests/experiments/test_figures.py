@@ -19,6 +19,7 @@ from robustkit.cli import main
 from robustkit.experiments import drawing, figures, grids, identity, lines, pictures, plan, rateplots, store, sweep
 from robustkit.experiments.figures import Wish
 from robustkit.experiments.results import Results, ResultsError
+from robustkit.experiments.sets import FILE as SETS
 
 ROOT = Path(__file__).parents[2]
 CHANNELS = ["bsc(ber=0.001)", "bsc(ber=0.02)"]
@@ -336,22 +337,22 @@ def test_hostile_names_are_drawn_letter_by_letter(tmp_path):
 
 
 def test_metrics_of_sets_have_a_panel_and_a_broken_file_is_said(tmp_path):
-    (tmp_path / figures.SETS).write_text(
+    (tmp_path / SETS).write_text(
         "entry,channel,trial,metric,value\n"
         + "".join(f"jpeg,{c},{n},fid,{30 + n}\n" for c in CHANNELS for n in range(3))
         + "jpeg,bsc(ber=0.02),3,fid,\n",
         encoding="utf-8",
     )
-    sets = figures.read_sets(tmp_path / figures.SETS)
+    sets = figures.read_sets(tmp_path / SETS)
     assert sets["jpeg", CHANNELS[0], "fid"] == [30, 31, 32]
     rows = [row("jpeg", image, c, -1 if c == "clean" else 0) for image in "ij" for c in ("clean", *CHANNELS)]
     found = results(rows, sets=sets)
     (figure,) = lines.against_damage(found, [found.metric("psnr")])
     assert [panel.get_title() for panel in figure.figure.axes] == ["PSNR, dB ↑", "FID ↓", "no image, % ↓"]
     assert figure.figure.axes[1].get_yscale() == "log"
-    (tmp_path / figures.SETS).write_text("entry,channel\njpeg,clean\n", encoding="utf-8")
+    (tmp_path / SETS).write_text("entry,channel\njpeg,clean\n", encoding="utf-8")
     with pytest.raises(ResultsError, match="it needs the columns entry, channel, trial, metric, value"):
-        figures.read_sets(tmp_path / figures.SETS)
+        figures.read_sets(tmp_path / SETS)
 
 
 def test_what_was_kept_and_cannot_be_read_is_said(tmp_path):

@@ -92,7 +92,11 @@ def test_streams_that_stayed_as_they_are_say_nothing_of_a_codecs_speed():
     second = todo.next(1)
     assert second.decodes <= 20
     todo.finished(second, Report(len(second.keys), 4.0, {}, decoded=2))
-    assert todo.next(1).decodes <= 10
+    third = todo.next(1)
+    assert third.decodes <= 10
+    # Nor do those that are refused at once.
+    todo.finished(third, Report(len(third.keys), 0.001, {}, decoded=len(third.keys)))
+    assert todo.next(1).decodes <= 20
 
 
 def test_an_image_that_fails_takes_its_own_trials_along():
