@@ -26,6 +26,12 @@ def test_by_default_a_decode_has_half_a_minute_and_4_gib():
     assert Limits() == Limits(seconds=30.0, memory=4 * 2**30, start_seconds=120.0)
 
 
+def test_loading_may_take_as_long_as_a_decode_and_two_minutes_at_least():
+    """So that a codec with much to load can be tested: there is no option for that alone."""
+    assert [Limits(seconds=seconds).start_seconds for seconds in (1.0, 120.0, 600.0)] == [120.0, 120.0, 600.0]
+    assert Limits(seconds=600.0, start_seconds=2.0).start_seconds == 2.0
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
