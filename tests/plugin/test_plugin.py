@@ -5,14 +5,14 @@ import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
 import pytest
-from suites import CODECS, TOTAL, make_suite
+from suites import CODECS, TOTAL, lean, make_suite
 
 from robustkit.judging.finding import NOT_PROVED
 from robustkit.plugin.options import OPTIONS
 from robustkit.plugin.session import SEED, TRIAL_SEED
 from robustkit.plugin.xdist import Spread
 
-QUICK = ("conformance", "--robustkit-crop=64", "-p", "no:cacheprovider")
+QUICK = ("conformance", "--robustkit-crop=64")
 #: A check that needs no trials, so that a run takes as long as starting a worker.
 ONE = ("-k", "layout")
 
@@ -23,7 +23,7 @@ def suite(pytester):
     make_suite(pytester.path)
 
     def run(*args):
-        return pytester.runpytest_subprocess(*QUICK, *args)
+        return pytester.runpytest_subprocess(*lean(*QUICK, *args))
 
     run.path = pytester.path
     return run

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from textwrap import dedent
 
 import pytest
-from suites import TOTAL, make_suite
+from suites import TOTAL, lean, make_suite
 
 #: Codecs of :mod:`suites`, and two whose words or results are hard to report.
 MORE = dedent(
@@ -59,7 +59,7 @@ def run(pytester):
         file.write(MORE)
 
     def run(*args):
-        return pytester.runpytest_subprocess("--robustkit-crop=64", "-p", "no:cacheprovider", *args)
+        return pytester.runpytest_subprocess(*lean("--robustkit-crop=64", *args))
 
     run.path = pytester.path
     return run

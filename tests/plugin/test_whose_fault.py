@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from textwrap import dedent
 
 import pytest
-from suites import TOTAL, make_suite
+from suites import TOTAL, lean, make_suite
 
 #: Trouble in pytest's own process, each kind at the first check.
 TROUBLE = {
@@ -106,7 +106,7 @@ def run(pytester):
     def run(*args, more=""):
         with (pytester.path / "conftest.py").open("a") as file:
             file.write(more)
-        return pytester.runpytest_subprocess("conformance", "--robustkit-crop=64", "-p", "no:cacheprovider", *args)
+        return pytester.runpytest_subprocess(*lean("conformance", "--robustkit-crop=64", *args))
 
     run.path = pytester.path
     return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from suites import lean
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = "golden_reconstructions"
@@ -43,7 +44,7 @@ def examine(pytester: pytest.Pytester, codec: str, claims: str, *, trials: int) 
         *("--robustkit-golden-dir", str(ROOT / "golden")),
         *("--codec", codec, *settings, "-k", claims, "--robustkit-profile", str(profile), "--robustkit-crop", "128"),
         *("--robustkit-trials", str(trials)),
-        *("-p", "no:cacheprovider", "--rootdir", str(ROOT)),
+        *lean("--rootdir", str(ROOT)),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from suites import lean
 
 from robustkit import CodecUnavailable, EncodeError, Outcome, load_codec, registry
 from robustkit.codecs.frame import Frame
@@ -215,8 +216,7 @@ def test_the_suite_runs_on_it(name, settings, tmp_path):
         "not golden and not survives",
         "--robustkit-images",
         str(tmp_path),
-        "-p",
-        "no:cacheprovider",
+        *lean(),
         "--rootdir",
         str(tmp_path),
     ]
