@@ -50,6 +50,26 @@ def test_the_least_limits_are_taken():
     assert Limits(seconds=1e-3, memory=0, start_seconds=1e-3).memory == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("MemTotal: 9 kB\nMemFree: 8 kB\nMemAvailable:    7 kB\n", 7 * 1024),
+        ("MemTotal: 9 kB\n", 0),
+        ("MemAvailable: much kB\n", 0),
+        (None, 0),
+    ],
+)
+def test_memory_for_new_processes_is_what_the_system_says_or_unknown(said, found, monkeypatch):
+    def read(path, **more):
+        assert str(path) == "/proc/meminfo"
+        if said is None:
+            raise FileNotFoundError(path)
+        return said
+
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    assert limits.available() == found
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says it")
 def test_the_resident_set_is_what_the_process_touched():
     before = limits.resident()
