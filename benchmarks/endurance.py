@@ -18,21 +18,22 @@ from robustkit import ErrorPattern, channels, registry
 from robustkit.images import photographs
 from robustkit.isolation import CodecWorkers, Limits
 from robustkit.isolation.limits import resident
-from robustkit.isolation.process import INSIDE
 
 CLASSICAL = "avif,bpg,heic,jpeg,jpeg-restart,jpeg-xl,jpeg2000,png,webp"
 CHANNELS = ("bsc(ber=0.001)", "bsc(ber=0.01)", "burst(length=32)", "truncation(keep=0.5)")
 CHUNK = 1000
+#: Set in this process, and so in that of all that it starts; others may run workers of their own meanwhile.
+OURS = "ROBUSTKIT_ENDURANCE"
 #: Bytes by which the parent may grow after its first chunk of a codec.
 BAR = 16 * 2**20
 
 
 def processes() -> set[int]:
-    """Ids of all processes that are workers, or were started by one: they have inherited a variable."""
-    found = set()
+    """Ids of all processes that this one started, or that were started by one of those: they inherited a variable."""
+    mark, found = f"{OURS}={os.environ[OURS]}".encode(), set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if f"{INSIDE}=1".encode() in (folder / "environ").read_bytes().split(b"\0"):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
                 found.add(int(folder.name))
         except OSError:
             continue
@@ -48,7 +49,8 @@ def main(names: str, decodes: int) -> None:
     each = -(-decodes // len(entries) // CHUNK) * CHUNK
     images = {name: image[:64, :64] for name, image in list(photographs(crop=64).items())[:2]}
     console = Console(stderr=True)
-    before, bad = processes(), False
+    os.environ[OURS] = str(os.getpid())
+    bad = False
     print(f"{'codec':16} {'decodes':>8} {'lost':>5} {'orphans':>8} {'files':>6} {'grown':>9} {'ms each':>8}  outcomes")
     for entry in entries:
         outcomes: Counter[str] = Counter()
@@ -70,7 +72,8 @@ def main(names: str, decodes: int) -> None:
                 grown = resident() - base
             files = sum(f.is_file() and f.suffix != ".bin" for f in Path(folder).rglob("*"))
         time.sleep(0.2)
-        orphans = len(processes() - before)
+        # The guard, which every process has that starts workers, ends with this one.
+        orphans = len(processes()) - 1
         lost = sent - outcomes.total()
         print(
             f"{entry.name:16} {sent:8} {lost:5} {orphans:8} {files:6} {grown / 2**20:6.1f} MB {milliseconds:8.2f}  "

@@ -347,6 +347,13 @@ NAMES = (
 )
 
 
+def lean(*args: str) -> tuple[str, ...]:
+    """Arguments of pytest in a test: without plugins that it has no use for, which take a quarter of a short run."""
+    given = any(arg.startswith("--hypothesis") for arg in args)
+    without = ("cacheprovider", "anyio", *(() if given else ("hypothesispytest",)))
+    return (*(part for plugin in without for part in ("-p", f"no:{plugin}")), *args)
+
+
 def make_suite(folder: Path) -> None:
     """A user's folder: the suite, and a conftest with codecs of the user's own."""
     shutil.copytree(CONFORMANCE, folder / "conformance", ignore=shutil.ignore_patterns("__pycache__"))

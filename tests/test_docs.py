@@ -13,6 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from suites import lean
 
 from robustkit import Layout, Profile, channels, cli, registry
 from robustkit.codecs.rcc.container import HEADER_BYTES, header_fields
@@ -135,7 +136,7 @@ def example(tmp_path):
     def suite(*options, ours=(str(ROOT / "conformance"),)):
         return subprocess.run(
             [sys.executable, "-m", "pytest", *ours, ".", f"--rootdir={tmp_path}", *options,
-             "--robustkit-max-examples=3", "-p", "no:cacheprovider"],
+             "--robustkit-max-examples=3", *lean()],
             cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import ClassVar
 
 from PIL import Image as PillowImage
@@ -17,7 +18,8 @@ from robustkit.profile import Profile, Promise
 class Jpeg2000(PillowCodec):
     """JPEG 2000 Part 1 (ITU-T T.800), irreversible 9/7 wavelet, one tile, one quality layer.
 
-    A codestream without the JP2 boxes around it, whose damage Pillow's reader answers with failed assertions.
+    A codestream without the JP2 boxes around it, whose damage Pillow's reader answers with failed assertions. With
+    ``check_size=False`` it is taken out of them, if it is RGB without a palette.
     OpenJPEG's error resilience (SOP and EPH markers, segmentation symbols) has no switch in Pillow.
 
     Args:
@@ -96,6 +98,8 @@ class Jpeg2000(PillowCodec):
         return buffer.getvalue()
 
     def _open(self, stream: io.BytesIO) -> ImageFile.ImageFile:
+        if not self.check_size and stream.getvalue().startswith(_SIGNATURE):
+            stream = io.BytesIO(_unboxed(stream.getvalue()))
         if not stream.getvalue().startswith(b"\xff\x4f\xff\x51"):
             raise SyntaxError("no SOC and SIZ markers")
         return Jpeg2KImageFile(stream)
@@ -103,6 +107,43 @@ class Jpeg2000(PillowCodec):
     def layout(self, bitstream: bytes) -> Layout:
         """Name the markers' fields, and the packets where PLT has their lengths; all but packets is header."""
         return _Markers(bitstream).layout()
+
+
+#: The signature box of a JP2 file (ITU-T T.800, I.5.1), and the colour space sRGB of a colr box (I.5.3.3).
+_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
+_SRGB = 16
+
+
+def _unboxed(file: bytes) -> bytes:
+    """The codestream of a JP2 file.
+
+    Raises:
+        SyntaxError: there is none, or what lies in it are not the samples of an sRGB image.
+    """
+    for kind, content in _boxes(file):
+        if kind == b"jp2h":
+            header = dict(reversed(list(_boxes(content))))
+            if header.keys() & {b"pclr", b"cdef"}:
+                raise SyntaxError("a JP2 file with a palette or an alpha channel")
+            colour = header.get(b"colr", b"")
+            if colour[:1] == b"\x01" and int.from_bytes(colour[3:7], "big") != _SRGB:
+                raise SyntaxError("a JP2 file in another colour space than sRGB")
+        elif kind == b"jp2c":
+            return content
+    raise SyntaxError("a JP2 file without a codestream")
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The boxes that lie side by side in ``data``: type and content."""
+    place = 0
+    while place + 8 <= len(data):
+        size, start = int.from_bytes(data[place : place + 4], "big"), place + 8
+        if size == 1:
+            size, start = int.from_bytes(data[start : start + 8], "big"), start + 8
+        # 0: to the end. Less than its own header is damage.
+        stop = len(data) if size == 0 else place + size
+        yield data[place + 4 : place + 8], data[start:stop]
+        place = max(stop, start)
 
 
 _NAMES = {0x4F: "SOC", 0x51: "SIZ", 0x52: "COD", 0x53: "COC", 0x55: "TLM", 0x57: "PLM", 0x58: "PLT", 0x5C: "QCD"}

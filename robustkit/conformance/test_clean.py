@@ -127,8 +127,11 @@ def test_decoding_a_batch_equals_decoding_singly(sound_codec: Subject, claim: Cl
     shape = streams[0][0].shape
     batch = sound_codec.workers.decode_many(damaged, shape=shape)
     worst = (0.0, 0.0)
+    every = list(zip(streams, damaged, batch, strict=True))
+    # As many as one batch, from each process's, of each image.
+    some = [each for i, each in enumerate(every) if (i + i // BATCH) % len(sound_codec.workers.pids) == 0]
     # The last one first: each has other neighbours in time, too.
-    for (clean, pattern), stream, batched in reversed(list(zip(streams, damaged, batch, strict=True))):
+    for (clean, pattern), stream, batched in reversed(some):
         single = sound_codec.workers.decode(stream, shape=shape)
         if (single.image is None) != (batched.image is None) or single.outcome != batched.outcome:
             claim.broken(
@@ -149,9 +152,9 @@ def test_decoding_a_batch_equals_decoding_singly(sound_codec: Subject, claim: Cl
             )
             return
     claim.kept(
-        f"{len(streams)} streams: pixels differ by up to {worst[0]:g}",
+        f"{len(some)} streams: pixels differ by up to {worst[0]:g}",
         f"up to {BATCH_TOLERANCE[0]}",
-        numbers={"streams": float(len(streams)), "max_difference": worst[0], "mean_difference": worst[1]},
+        numbers={"streams": float(len(some)), "max_difference": worst[0], "mean_difference": worst[1]},
     )
 
 

@@ -21,6 +21,10 @@ _NO_MEMORY = re.compile(
 )
 
 
+#: Seconds in which any codec may load.
+_LOADING = 120.0
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a worker process may take.
@@ -28,14 +32,17 @@ class Limits:
     Attributes:
         seconds: wall-clock time of one decode, one batch, or one encode.
         memory: bytes on top of what the process holds once its codec is loaded; 0 for no limit.
-        start_seconds: wall-clock time to start the process and load the codec.
+        start_seconds: wall-clock time to start the process and load the codec; by default, 0, as much as one decode
+            may take, and 120 s at the least.
     """
 
     seconds: float = 30.0
     memory: int = 4 * 2**30
-    start_seconds: float = 120.0
+    start_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.start_seconds:
+            object.__setattr__(self, "start_seconds", max(_LOADING, self.seconds))
         for name, value in (("seconds", self.seconds), ("start_seconds", self.start_seconds)):
             if not value > 0:
                 raise ValueError(f"{name} = {value!r}: give a time above 0")

@@ -103,7 +103,7 @@ OPTIONS = (
         "N",
     ),
     Option("device", "where the codec computes (default: cpu)", choices=("cpu", "cuda")),
-    Option("time-limit", "for one decode (default: 30)", "SECONDS"),
+    Option("time-limit", "for one decode (default: 30), and for loading, 120 at least", "SECONDS"),
     Option("memory-limit", "of a decoding process, such as 4GiB (the default) or 800MiB; 0 for none", "SIZE"),
     Option(
         "waivers",

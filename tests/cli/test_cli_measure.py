@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from command_line import cli, module
 from PIL import Image as PillowImage
+from suites import lean
 
 from robustkit import Profile, Promise
 from robustkit.cli.measure import CHANNELS
@@ -401,7 +402,7 @@ def test_the_suite_proves_the_profile_and_breaks_a_tighter_one(hostile, tmp_path
     tighter = tmp_path / "tighter.toml"
     tightened = [Promise(p.channel, 0.8 * p.mean_drop, 0.8 * p.p5_drop, p.corrupted) for p in profile.promises]
     tighter.write_text(replace(profile, promises=tuple(tightened)).to_toml(), encoding="utf-8")
-    suite = ["-m", "pytest", ROOT / "conformance", "-p", "no:cacheprovider", "--codec", "hostile:Degrades"]
+    suite = ["-m", "pytest", ROOT / "conformance", *lean(), "--codec", "hostile:Degrades"]
     done = hostile(*suite, "--robustkit-crop=64", "--robustkit-profile", file)
     assert done.returncode == 0, done.stdout + done.stderr
     done = hostile(*suite, "--robustkit-crop=64", "--robustkit-profile", tighter, "-k", "quality_degrades")

@@ -245,6 +245,56 @@ def test_truncation_follows_the_setting_not_the_process(
     assert (switch, before) == (ImageFile.LOAD_TRUNCATED_IMAGES, PillowImage.MAX_IMAGE_PIXELS)
 
 
+def boxed(mode: str = "RGB") -> bytes:
+    """What other programs write by default: JPEG 2000 in the boxes of a .jp2 file."""
+    file = io.BytesIO()
+    PillowImage.fromarray(astronaut()).convert(mode).save(file, "JPEG2000")
+    return file.getvalue()
+
+
+def test_a_jp2_file_of_another_program_needs_check_size_off() -> None:
+    codec, file = Jpeg2000(check_size=False), boxed()
+    assert file[4:8] == b"jP  "
+    with pytest.raises(DecodeError, match="no SOC and SIZ markers"):
+        codec_of(Jpeg2000).decode(file)
+    np.testing.assert_array_equal(codec.decode(file), np.asarray(PillowImage.open(io.BytesIO(file))))
+    covers(codec.layout(file), file)
+    # A box with a length of 64 bits, and one that goes to the end of the file.
+    place = file.index(b"jp2c") - 4
+    start = place + 8
+    large = file[:place] + b"\0\0\0\1jp2c" + (len(file) - start + 16).to_bytes(8, "big") + file[start:]
+    for other in (large, file[:place] + b"\0\0\0\0jp2c" + file[start:]):
+        np.testing.assert_array_equal(codec.decode(other), codec.decode(file))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b"jp2c", b"free", "a JP2 file without a codestream"),
+        (b"colr\x01\0\0\0\0\0\x10", b"colr\x01\0\0\0\0\0\x12", "another colour space than sRGB"),
+        (b"colr", b"pclr", "a palette or an alpha channel"),
+        (b"ihdr", b"cdef", "a palette or an alpha channel"),
+    ],
+)
+def test_what_a_jp2_file_holds_beside_rgb_is_refused(old: bytes, new: bytes, says: str) -> None:
+    with pytest.raises(DecodeError, match=says):
+        Jpeg2000(check_size=False).decode(boxed().replace(old, new, 1))
+    with pytest.raises(DecodeError):
+        Jpeg2000(check_size=False).decode(boxed("L"))
+
+
+def test_damaged_boxes_are_refused_or_passed_over() -> None:
+    file = boxed()
+    for bit in range(8 * (file.index(b"jp2c") + 4)):
+        try:
+            Jpeg2000(check_size=False).decode(flipped(file, bit))
+        except DecodeError:
+            continue
+    for length in range(0, 100, 7):
+        with pytest.raises(DecodeError):
+            Jpeg2000(check_size=False).decode(file[:length])
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "payload"),
     [

@@ -41,7 +41,7 @@ def picture(rows):
 CODES = st.tuples(st.integers(2, 255), st.integers(1, 254), st.integers(1, 20)).filter(lambda c: c[1] < c[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(CODES, st.integers(1, 60))
 @example((255, 223, 16), 60)
 def test_a_stream_comes_back(code, rows):

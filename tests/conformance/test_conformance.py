@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from sharing import made_once
-from suites import CONFORMANCE, NAMES, TOTAL, make_suite
+from suites import CONFORMANCE, NAMES, TOTAL, lean, make_suite
 
 #: Of these codecs a few claims tell all; each that is left out saves its processes.
 FEW = {
@@ -39,7 +39,7 @@ OUTPUT = "output.txt"
 
 def run_suite(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "conformance", "--robustkit-crop=64", "-p", "no:cacheprovider", *args],
+        [sys.executable, "-m", "pytest", *lean("conformance", "--robustkit-crop=64", *args)],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -26,6 +26,12 @@ def test_by_default_a_decode_has_half_a_minute_and_4_gib():
     assert Limits() == Limits(seconds=30.0, memory=4 * 2**30, start_seconds=120.0)
 
 
+def test_loading_may_take_as_long_as_a_decode_and_two_minutes_at_least():
+    """So that a codec with much to load can be tested: there is no option for that alone."""
+    assert [Limits(seconds=seconds).start_seconds for seconds in (1.0, 120.0, 600.0)] == [120.0, 120.0, 600.0]
+    assert Limits(seconds=600.0, start_seconds=2.0).start_seconds == 2.0
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -42,6 +48,26 @@ def test_limits_that_no_decode_could_keep_are_refused(given, says):
 
 def test_the_least_limits_are_taken():
     assert Limits(seconds=1e-3, memory=0, start_seconds=1e-3).memory == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("MemTotal: 9 kB\nMemFree: 8 kB\nMemAvailable:    7 kB\n", 7 * 1024),
+        ("MemTotal: 9 kB\n", 0),
+        ("MemAvailable: much kB\n", 0),
+        (None, 0),
+    ],
+)
+def test_memory_for_new_processes_is_what_the_system_says_or_unknown(said, found, monkeypatch):
+    def read(path, **more):
+        assert str(path) == "/proc/meminfo"
+        if said is None:
+            raise FileNotFoundError(path)
+        return said
+
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    assert limits.available() == found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says it")

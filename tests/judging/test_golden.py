@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from suites import TOTAL, make_suite
+from suites import TOTAL, lean, make_suite
 
 from robustkit import ErrorPattern, Layout, Outcome, Region
 from robustkit.isolation import Decoded
@@ -344,7 +344,7 @@ def suite(pytester):
 
     def run(*args):
         return pytester.runpytest_subprocess(
-            "conformance", "--robustkit-crop=64", "-k", "golden and not drops", "-p", "no:cacheprovider", *args
+            *lean("conformance", "--robustkit-crop=64", "-k", "golden and not drops", *args)
         )
 
     run.path = pytester.path

@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
-from suites import CONFORMANCE
+from suites import CONFORMANCE, lean
 
 from robustkit.isolation import Decoded
 from robustkit.judging import crossplatform, jitter
@@ -81,7 +81,7 @@ def test_a_decoder_that_hangs_on_floats_is_found_and_a_sound_one_passes(tmp_path
     codecs = "mine:Sound,mine:Swaying"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", str(CONFORMANCE / "test_platform.py"), "--codec", codecs, "--junitxml=j.xml",
-         "--robustkit-crop=32", "-p", "no:cacheprovider", "-q", f"--rootdir={tmp_path}"],
+         "--robustkit-crop=32", *lean("-q", f"--rootdir={tmp_path}")],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
@@ -133,7 +133,7 @@ def test_where_torch_is_there_and_the_floats_are_not_its_own_nothing_is_said(tmp
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", str(CONFORMANCE / "test_platform.py"), "--codec", "mine:Aside", "-k", "ulp",
-         "--robustkit-crop=32", "-p", "no:cacheprovider", "-q", "-rs", f"--rootdir={tmp_path}"],
+         "--robustkit-crop=32", *lean("-q", "-rs", f"--rootdir={tmp_path}")],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "no result of torch's is a float, and no other library's floats can be jittered" in done.stdout, done.stdout

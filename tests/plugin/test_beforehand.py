@@ -54,7 +54,12 @@ def late(folder, *arguments):
 
 
 @pytest.mark.parametrize(
-    "suite", [["--pyargs", "robustkit.conformance"], ["suite"], ["suite/test_clean.py", "suite/test_degradation.py"]]
+    "suite",
+    [
+        ["--pyargs", "robustkit.conformance"],
+        pytest.param(["suite"], marks=pytest.mark.slow),
+        ["suite/test_clean.py", "suite/test_degradation.py"],
+    ],
 )
 def test_nothing_that_judges_is_imported_after_a_codec_was_built(suite, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)

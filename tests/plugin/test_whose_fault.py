@@ -6,7 +6,7 @@ from datetime import date
 from textwrap import dedent
 
 import pytest
-from suites import TOTAL, make_suite
+from suites import TOTAL, lean, make_suite
 
 from robustkit.judging.waivers import declared
 from robustkit.outcome import Failure, Outcome
@@ -111,7 +111,7 @@ def run(pytester):
     def run(*args, more=""):
         with (pytester.path / "conftest.py").open("a") as file:
             file.write(more)
-        return pytester.runpytest_subprocess("conformance", "--robustkit-crop=64", "-p", "no:cacheprovider", *args)
+        return pytester.runpytest_subprocess(*lean("conformance", "--robustkit-crop=64", *args))
 
     run.path = pytester.path
     return run

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from sharing import made_once
+from suites import lean
 
 ROOT = Path(__file__).parents[2]
 #: The claim that finds each.
@@ -65,7 +66,7 @@ def judge(codecs: Sequence[str], folder: Path) -> None:
     """Run the suite over some of them."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", str(ROOT / "conformance"), f"--rootdir={ROOT}", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", str(ROOT / "conformance"), f"--rootdir={ROOT}", *lean()),
             *("-q", "--codec", ",".join(f"flawed:{name}" for name in codecs), "-k", CHECKS, "--robustkit-crop=64"),
             *("--robustkit-memory-limit=256M", "--robustkit-max-examples=32", "--junitxml=junit.xml"),
         ],
