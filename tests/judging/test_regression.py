@@ -83,6 +83,23 @@ def test_jitter_to_both_sides_is_no_regression():
     assert sum(map(bool, hits)) <= 3
 
 
+def test_another_cpu_that_rounds_otherwise_is_no_regression_and_is_named():
+    """A float's last bit moves a picture by next to nothing, and now and then turns a choice, for better or worse."""
+    rng = np.random.default_rng(4)
+    facts = {"libstore": "1", "device": "cpu (AVX2, 4 threads)"}
+
+    def rounded(drop):
+        return drop + (3.0 if rng.random() < 0.05 else 0.005) * rng.standard_normal()
+
+    hits = [alarms(BEFORE, changed(BEFORE, rounded, facts=facts), deals=199) for _ in range(40)]
+    assert sum(map(bool, hits)) <= 2
+    # Where the other machine does lose more, it is named.
+    worse = changed(BEFORE, lambda drop: rounded(drop) + 0.3, facts=facts)
+    assert alarms(BEFORE, worse)
+    said = "recorded with device unknown, now cpu (AVX2, 4 threads)"
+    assert list(regression.differing(BEFORE, worse)) == [said]
+
+
 def test_a_few_trials_that_lose_much_are_found_where_all_others_are_the_same():
     """One in seven loses 3 dB, and nothing else has moved."""
     count = iter(range(10**6))
