@@ -148,6 +148,7 @@ def command(
             measured = _measure(store, subject, wanted)
             if declared is not None:
                 click.echo(as_python(expecting(declared, measured)) + "\n")
+                _show_measured(console, declared, measured)
                 sys.exit(_show_check(console, declared, examine(declared, measured), subject))
             bpp, quality = subject.clean_bpp, subject.clean_quality
             profile, limits = propose(measured, bpp=bpp, quality=quality, metric=subject.metric)
@@ -276,11 +277,9 @@ def _measure(store: TrialStore, subject: Subject, wanted: Sequence[Channel]) -> 
     return {channel: store.trials(mine) for channel, mine in jobs.items()}
 
 
-def _show(
-    console: Console, profile: Profile, measured: Mapping[Channel, Sequence[Trial]], limits: Sequence[Limit]
-) -> None:
+def _show_measured(console: Console, profile: Profile, measured: Mapping[Channel, Sequence[Trial]]) -> None:
+    """Say what was measured on each channel."""
     from robustkit.judging.assess import Rule, interval, quantities
-    from robustkit.judging.propose import RUNS, remark
     from robustkit.profile import Promise
 
     table = _table(
@@ -295,6 +294,14 @@ def _show(
         seconds = sum(t.seconds for t in trials) / len(trials)
         table.add_row(str(channel), str(len(trials)), *drops, interval(corrupted.bound, 3), f"{seconds:.3g}")
     console.print(table)
+
+
+def _show(
+    console: Console, profile: Profile, measured: Mapping[Channel, Sequence[Trial]], limits: Sequence[Limit]
+) -> None:
+    from robustkit.judging.propose import RUNS, remark
+
+    _show_measured(console, profile, measured)
     table = _table(
         f"proposed; shares of {RUNS} resampled quick runs that keep it",
         *("channel", "promise", "at most", "kept", "20% tighter", ""),

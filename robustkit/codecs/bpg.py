@@ -67,16 +67,41 @@ class Bpg(Codec):
     qualities: ClassVar[range] = range(51, -1, -1)
     default_quality: ClassVar[int] = 26
     neutral_settings: ClassVar[frozenset[str]] = frozenset({"max_pixels"})
-    #: Measured as :class:`robustkit.codecs.jpeg.Jpeg`'s.
+    #: Limits as :class:`robustkit.codecs.jpeg.Jpeg`'s; what is expected is of the golden drops, 600 trials a channel.
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.959,
         quality=34.9,
         refused=0.0895,
+        expected_refused=0.0125,
         promises=(
-            Promise("bsc(ber=1e-06)", mean_drop=4.95, p5_drop=27.5),
-            Promise("bsc(ber=1e-05)", mean_drop=18.0, p5_drop=35.5, corrupted=0.205),
-            Promise("bsc(ber=0.0001)", mean_drop=29.0, p5_drop=34.5, corrupted=0.295),
-            Promise("burst(length=32)", mean_drop=24.5, p5_drop=38.0, corrupted=0.295),
+            Promise("bsc(ber=1e-06)", mean_drop=4.95, p5_drop=27.5, expected_mean_drop=1.19, expected_p5_drop=15.6),
+            Promise(
+                "bsc(ber=1e-05)",
+                mean_drop=18.0,
+                p5_drop=35.5,
+                corrupted=0.205,
+                expected_mean_drop=9.27,
+                expected_p5_drop=25.3,
+                expected_corrupted=0.00333,
+            ),
+            Promise(
+                "bsc(ber=0.0001)",
+                mean_drop=29.0,
+                p5_drop=34.5,
+                corrupted=0.295,
+                expected_mean_drop=22.9,
+                expected_p5_drop=28.4,
+                expected_corrupted=0.035,
+            ),
+            Promise(
+                "burst(length=32)",
+                mean_drop=24.5,
+                p5_drop=38.0,
+                corrupted=0.295,
+                expected_mean_drop=19.4,
+                expected_p5_drop=26.4,
+                expected_corrupted=0.0117,
+            ),
         ),
     )
 

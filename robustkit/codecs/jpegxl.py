@@ -43,14 +43,30 @@ class JpegXl(RefusingFormat):
     # The plug-in raises RuntimeError for every error of libjxl.
     refusals: ClassVar[tuple[type[Exception], ...]] = (*PillowCodec.refusals, RuntimeError)
 
-    #: Measured as :class:`robustkit.codecs.jpeg.Jpeg`'s.
+    #: Limits as :class:`robustkit.codecs.jpeg.Jpeg`'s; what is expected is of the golden drops, 600 trials a channel.
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.995,
         quality=32.9,
         refused=0.5,
+        expected_refused=0.24,
         promises=(
-            Promise("bsc(ber=1e-06)", mean_drop=0.165, p5_drop=2.25, corrupted=0.335),
-            Promise("bsc(ber=1e-05)", mean_drop=0.17, p5_drop=1.35, corrupted=0.83),
+            Promise(
+                "bsc(ber=1e-06)",
+                mean_drop=0.165,
+                p5_drop=2.25,
+                corrupted=0.335,
+                expected_mean_drop=0.000194,
+                expected_p5_drop=0.0005,
+                expected_corrupted=0.0467,
+            ),
+            Promise(
+                "bsc(ber=1e-05)",
+                mean_drop=0.17,
+                p5_drop=1.35,
+                corrupted=0.83,
+                expected_mean_drop=0.00573,
+                expected_corrupted=0.433,
+            ),
         ),
     )
 

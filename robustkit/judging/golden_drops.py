@@ -100,22 +100,32 @@ def at_first(recorded: int, rounds: int) -> int:
     return max(LEAST, min(recorded, rounds // 2))
 
 
-def trials_of(subject: Subject, channel: Channel, least: int) -> list[Trial]:
-    """The trials that the channel's promise is judged by, and what they lack of ``least`` of every image."""
-    found = {(t.image, t.number): t for t in subject.trials(channel)}
+def trials_of(subject: Subject, channel: Channel, least: int, seed: int | None = None) -> list[Trial]:
+    """The trials that the channel's promise is judged by, and what they lack of ``least`` of every image.
+
+    With another ``seed`` than the run's, only the latter, by that seed.
+    """
+    own = seed is None or seed == subject.seed
+    found = {(t.image, t.number): t for t in subject.trials(channel)} if own else {}
     wanted = [(image, number) for image in subject.clean for number in range(least)]
-    lacking = [Job(image, channel, number) for image, number in wanted if (image, number) not in found]
+    lacking = [Job(i, channel, n, None if own else seed) for i, n in wanted if (i, n) not in found]
     found |= {(t.image, t.number): t for t in subject.run(lacking)}
     return [found[key] for key in sorted(found)]
 
 
-def measured(subject: Subject, trials: Mapping[Channel, Sequence[Trial]], settings: Mapping[str, Any]) -> Drops:
+def measured(
+    subject: Subject,
+    trials: Mapping[Channel, Sequence[Trial]],
+    settings: Mapping[str, Any],
+    seed: int | None = None,
+) -> Drops:
     """What these trials of a codec lost.
 
     Args:
         subject: the codec.
         trials: of each channel, those of one image in the order of their numbers.
         settings: as the file names them.
+        seed: of the trials, if it is not the run's.
     """
     metric = subject.metric
     losses: dict[Channel, dict[str, tuple[Loss, ...]]] = {}
@@ -128,7 +138,7 @@ def measured(subject: Subject, trials: Mapping[Channel, Sequence[Trial]], settin
         subject.own_name,
         subject.device,
         metric,
-        subject.seed,
+        subject.seed if seed is None else seed,
         dict(settings),
         dict(subject.workers.describe()),
         {

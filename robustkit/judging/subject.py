@@ -60,11 +60,12 @@ class CleanRoundTripFailed(RobustkitError, RuntimeError):
 
 
 class Job(NamedTuple):
-    """A trial to run: which image, through which channel, and its number, from 0."""
+    """A trial to run: which image, through which channel, and its number, from 0; its seed, if not the run's."""
 
     image: str
     channel: Channel
     number: int
+    seed: int | None = None
 
 
 def quiet(text: str) -> None:
@@ -473,8 +474,11 @@ class Subject(Processes):
         """The damage of a trial."""
         clean = self.clean[job.image]
         return job.channel.draw(
-            clean.bits, clean.layout, codec=self.own_name, image=job.image, trial=job.number, seed=self.seed
+            clean.bits, clean.layout, codec=self.own_name, image=job.image, trial=job.number, seed=self._seed(job)
         )
+
+    def _seed(self, job: Job) -> int:
+        return self.seed if job.seed is None else job.seed
 
     def _judged(self, job: Job, clean: Clean, pattern: ErrorPattern, decoded: Decoded) -> Trial:
         """The trial that ``decoded`` makes, measured where there is an image."""
@@ -486,7 +490,7 @@ class Subject(Processes):
             job.image,
             job.channel,
             job.number,
-            self.seed,
+            self._seed(job),
             pattern,
             outcome,
             clean.bpp,
@@ -554,7 +558,7 @@ class Subject(Processes):
         from robustkit.minimise import minimise
 
         clean = self.clean[trial.image]
-        job = Job(trial.image, trial.channel, trial.number)
+        job = Job(trial.image, trial.channel, trial.number, trial.seed)
 
         def run(pattern: ErrorPattern) -> Trial:
             stream = pattern.apply(clean.bitstream)

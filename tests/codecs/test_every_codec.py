@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import suites
 
-from robustkit import channels, registry
+from robustkit import Promise, channels, registry
 from robustkit.images import photographs
 from robustkit.isolation import CodecWorkers
 from robustkit.judging.finding import NOT_PROVED
@@ -32,10 +32,11 @@ def test_a_profile_tighter_by_a_fifth_fails(name: str, pytester: pytest.Pytester
     tighter = replace(
         profile,
         promises=tuple(
-            replace(p, mean_drop=0.8 * p.mean_drop, p5_drop=0.8 * p.p5_drop, corrupted=0.8 * p.corrupted)
+            Promise(p.channel, mean_drop=0.8 * p.mean_drop, p5_drop=0.8 * p.p5_drop, corrupted=0.8 * p.corrupted)
             for p in profile.promises
         ),
         refused=0.8 * profile.refused,
+        expected_refused=None,
     )
     file = pytester.makefile(".toml", promises=tighter.to_toml())
     damage = ("-k", "clean or degrades or corrupted or refused")
