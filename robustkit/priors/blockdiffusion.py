@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from robustkit.priors.base import NoiseLevel, Prior, PriorError
+from robustkit.priors.graphs import graphs_of
 from robustkit.priors.unet import UNet, UNetConfig
 from robustkit.priors.winograd import for_batches
 
@@ -120,6 +121,7 @@ class BlockDiffusionPrior(Prior):
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
         self.identity = _identity(folder)
+        self.graphs = graphs_of(self.device)
         tensors = {k: v.to(torch.float32) for k, v in load_file(weights_path).items()}
         self.transform = BlockTransform(
             tensors.pop("transform.basis").to(self.device),
@@ -164,10 +166,15 @@ class BlockDiffusionPrior(Prior):
 
     def predict_clean(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
         alpha_bar = torch.full((len(noisy),), level.alpha_bar, device=self.device, dtype=self.dtype)
+        if self.graphs is None:
+            return self._estimate(noisy, alpha_bar)[0]
+        return self.graphs.run(("denoiser", self.identity, self.dtype), self._estimate, noisy, alpha_bar)[0]
+
+    def _estimate(self, noisy: Tensor, alpha_bar: Tensor) -> tuple[Tensor]:
         batch = noisy.to(self.dtype).contiguous(memory_format=torch.channels_last)
         with self._exactly(cudnn=self.dtype != torch.float32 or (len(noisy) > 1 and noisy[0].numel() < CUDNN_BELOW)):
             estimate: Tensor = self.denoiser(batch, alpha_bar)
-        return estimate.to(torch.float32).contiguous()
+        return (estimate.to(torch.float32).contiguous(),)
 
     @cached_property
     def _for_batches(self) -> WienerDenoiser:

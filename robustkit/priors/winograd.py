@@ -173,9 +173,16 @@ class BatchBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         block = self.block
         h = self.conv1(block.norm1(x), block.time_emb_proj(embedding), silu=True)
-        h = self.conv2(block.norm2(h), silu=True)
-        shortcut: Tensor = block.conv_shortcut(x)
-        return h.add_(shortcut)
+        if not isinstance(block.conv_shortcut, nn.Conv2d):
+            convolved: Tensor = self.conv2(block.norm2(h), silu=True)
+            return convolved.add_(x)
+        # A 1x1 convolution is a product of matrices, which adds to what is there.
+        weight, bias = block.conv_shortcut.weight.flatten(1), block.conv_shortcut.bias
+        assert bias is not None
+        h = self.conv2(block.norm2(h), bias.expand(len(x), -1), silu=True)
+        made, seen = (values.permute(0, 2, 3, 1) for values in (h, x))
+        total = made.reshape(-1, made.shape[3]).addmm_(seen.reshape(-1, seen.shape[3]), weight.T)
+        return total.view(made.shape).permute(0, 3, 1, 2)
 
 
 def for_batches(network: Module) -> Module:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from robustkit.priors.graphs import graphs_of
 
 #: How many numbers are worked out at once, ahead of the denoiser's calls: each call empties the caches, and what is
 #: many small operations takes several times as long right after one.
@@ -23,6 +25,8 @@ KEPT = 1 << 25
 
 #: +1 and -1: for the shared rotation, ``(n,)``, and those of which every basis has ``(n,)`` from its shift on.
 Signs: TypeAlias = tuple[Tensor, Tensor]
+#: Indices and signs of atoms for their inner products, ``(b, K)``.
+Choose: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Codebook(ABC):
@@ -54,6 +58,14 @@ class Codebook(ABC):
         Returns:
             float32 ``(b, K)``, overwritten by the next call.
         """
+
+    def chosen(self, step: int, residuals: Tensor, choose: Choose, name: Hashable) -> tuple[Tensor, Tensor]:
+        """What ``choose`` makes of :meth:`inner_products`.
+
+        Args:
+            name: of what ``choose`` does.
+        """
+        return choose(self.inner_products(step, residuals))
 
     @abstractmethod
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
@@ -94,6 +106,7 @@ class StructuredCodebook(Codebook):
 
     def __init__(self, size: int, length: int, seed: int, device: torch.device) -> None:
         super().__init__(size, length, seed, device)
+        self.graphs = graphs_of(device)
         self.bases = -(-size // length)
         self.block = length & -length
         self.factors = hadamard_factors(self.block, device)
@@ -134,7 +147,19 @@ class StructuredCodebook(Codebook):
         return hadamard_transform(values, self.factors)
 
     def inner_products(self, step: int, residuals: Tensor) -> Tensor:
-        shared, own = self._signs(step)
+        return self._products_of(residuals, *self._signs(step))
+
+    def chosen(self, step: int, residuals: Tensor, choose: Choose, name: Hashable) -> tuple[Tensor, Tensor]:
+        if self.graphs is None:
+            return super().chosen(step, residuals, choose, name)
+
+        def work(residuals: Tensor, shared: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+            return choose(self._products_of(residuals, shared, own))
+
+        made = self.graphs.run(("choice", name, self.size, self.length), work, residuals, *self._signs(step))
+        return made[0], made[1]
+
+    def _products_of(self, residuals: Tensor, shared: Tensor, own: Tensor) -> Tensor:
         spread = _interleave(self._transform(residuals * shared), -1, self.block)
         if self.device.type != "cpu":
             products = hadamard_transform(spread[:, None] * torch.stack(self._of_bases(own)), self.factors)
@@ -158,10 +183,15 @@ class StructuredCodebook(Codebook):
         return self._products
 
     def combine(self, step: int, indices: Tensor, coefficients: Tensor) -> Tensor:
-        shared, own = self._signs(step)
+        if self.graphs is None:
+            return self._combined(indices, coefficients, *self._signs(step))[0]
+        name = "atoms", self.size, self.length
+        return self.graphs.run(name, self._combined, indices, coefficients, *self._signs(step))[0]
+
+    def _combined(self, indices: Tensor, coefficients: Tensor, shared: Tensor, own: Tensor) -> tuple[Tensor]:
         few = indices.shape[1] < self.bases * sum(map(len, self.factors))
         sums = (self._few_rows if few and self.device.type == "cpu" else self._rows)(indices, coefficients, own)
-        return _unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared)
+        return (_unit_deviation(self._transform(_interleave(sums, self.block, -1)) * shared),)
 
     def _rows(self, indices: Tensor, coefficients: Tensor, own: Tensor) -> Tensor:
         """Sums of the bases' signed Hadamard rows, ``(b, n)``, by transforms: their cost depends on n alone."""

@@ -254,7 +254,8 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         for step in range(_payload(header).steps):
             estimate = self.prior.predict_clean(state, levels[step])
             residual = clean - estimate if weights is None else weights * (clean - estimate)
-            chosen.append(protocol.choose(codebook.inner_products(step, residual.flatten(1))))
+            name = type(protocol), protocol.size, protocol.count
+            chosen.append(codebook.chosen(step, residual.flatten(1), protocol.choose, name))
             noise = codebook.combine(step, *chosen[-1]).view_as(state)
             state = reverse_step(state, estimate, levels[step], levels[step + 1], noise)
         written = [protocol.write(*(part[0].cpu().numpy().astype(np.int64) for part in atoms)) for atoms in chosen]
