@@ -122,6 +122,12 @@ def test_other_actions_are_pinned_and_nothing_is_put_into_a_script():
     assert not [name for name, step in STEPS.items() if "${{" in step["run"]]
 
 
+def test_the_artifact_begins_at_the_certificates_folder():
+    # It begins where all its paths meet, and docs/ci.md publishes `certificate` out of it.
+    (upload,) = [step for step in ACTION["runs"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert upload["with"]["path"].split("\n")[:-1] == ["${{ inputs.folder }}", "robustkit-report"]
+
+
 def test_what_the_steps_and_outputs_name_is_there():
     text = (ROOT / "action.yml").read_text(encoding="utf-8")
     assert set(re.findall(r"steps\.(\w+)\.outputs", text)) <= STEPS.keys()
@@ -205,6 +211,8 @@ def test_the_comparison_decides_too(tmp_path, status, undecided, fails):
     runner = Runner(tmp_path, codec="steps:Steps", baseline="baseline.jsonl", undecided=undecided)
     runner.run("certify", "compare", "publish", "summary", COMPARE=str(status))
     assert runner.calls()[1][:3] == ["compare", "baseline.jsonl", "certificate"]
+    assert runner.calls()[1][3:] == ["--propose", "robustkit-report/baseline.jsonl"]
+    assert (tmp_path / "robustkit-report").is_dir()
     assert runner.values["steps.compare.outputs.status"] == str(status)
     shown = runner.summary.read_text()
     assert "### Compared with the baseline" in shown

@@ -134,6 +134,7 @@ class Run:
         withheld: whether streams that show failures are left out.
         trouble: why the parts are not all there.
         less: options by which less was tried than the effort says.
+        hashed: whether the codec's files were hashed, which takes a certificate that was asked for.
     """
 
     asked: str
@@ -151,6 +152,7 @@ class Run:
     withheld: bool = False
     trouble: Sequence[str] = ()
     less: Sequence[str] = ()
+    hashed: bool = True
 
 
 def part_of(subject: Subject, *, effort: str, certifying: bool) -> Part | None:
@@ -423,7 +425,7 @@ def blockers(part: Part, run: Run) -> list[str]:
         found.append("the promises were not judged")
     if run.dirty is not None:
         found.append(f"dirty working tree: {run.dirty}")
-    if not any(artifact.kind in ("package", "program") for artifact in part.subject):
+    if run.hashed and not any(artifact.kind in ("package", "program") for artifact in part.subject):
         found.append("unidentified codec: nothing says which files were judged")
     found += run.trouble
     if not found and (run.verdict is None or run.verdict.said is not Said.CONFORMS):

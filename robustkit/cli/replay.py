@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Characters of a message that a line of a folder's list has.
 _SHOWN = 160
 _CANT = "can't run"
+_SOUND = "no failure"
 
 
 @click.command(
@@ -104,15 +105,18 @@ def _folder(folder: Path, spec: CodecSpec | None) -> int:
                 _line(_CANT, name, str(error))
                 counts[_CANT] += 1
                 continue
-            found = shown(stored.outcome, now.outcome)
+            found: str = shown(stored.outcome, now.outcome)
+            if found is not Shown.FAILED and not stored.claim and not stored.outcome.failure:
+                # A picture of the report's page: it fails no claim, so there is nothing to be fixed.
+                found = _SOUND
             counts[found] += 1
             said = f"{stored.outcome} then, {now.outcome} now" + _after_colon(now.message)
             _line(found, name, said)
-    named = ", ".join(f"{counts[kind]} {kind}" for kind in (*Shown, _CANT) if counts[kind])
-    click.echo(f"{len(files)} stored failure{'s' if len(files) > 1 else ''}: {named}")
+    named = ", ".join(f"{counts[kind]} {kind}" for kind in (*Shown, _CANT, _SOUND) if counts[kind])
+    click.echo(f"{len(files)} stored stream{'s' if len(files) > 1 else ''}: {named}")
     if counts[Shown.FAILED]:
         return 1
-    return 0 if counts[Shown.FIXED] == len(files) else 3
+    return 0 if counts[Shown.FIXED] + counts[_SOUND] == len(files) else 3
 
 
 def _with(stored: Replay, spec: CodecSpec | None) -> Replay:

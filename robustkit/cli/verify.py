@@ -136,7 +136,7 @@ def command(
         raise click.ClickException(f"refused: {printable(str(error), lines=False)}") from error
     who = authentic(found.data, bundle if bundle is not None else found.bundle, identity=identity, issuer=issuer)
     if codec is None:
-        again = Part("reproduced", State.UNASKED, "not reproduced: name the codec with --codec")
+        again = Part("reproduced", State.UNASKED, "not asked for: --codec NAME runs trials again")
     elif holds.state is not State.RIGHT or found.rows is None:
         again = Part("reproduced", State.UNTOLD, "not run: what is to be reproduced is not intact")
     else:

@@ -230,6 +230,7 @@ class Certifying:
             withheld=self._withheld,
             trouble=trouble,
             less=[option.flag for option in OPTIONS if option.name in _LESS and run.options.is_given(option.name)],
+            hashed=self.folder is not None,
         )
 
     def _command(self, spec: CodecSpec) -> str:

@@ -246,7 +246,7 @@ class Claim:
             last = self._evidence.counterexample(kind.example, name)
             why = self._evidence.explain(kind.example, least=kind.least)
             self.broken(
-                f"{kind.count:,} streams: {first_line(kind.example.decoded.message)}",
+                f"{kind.count:,} stream{'' if kind.count == 1 else 's'}: {first_line(kind.example.decoded.message)}",
                 "no failure",
                 severity=str(outcome),
                 why=why if kind is result.kinds[0] else [*why, last],

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+import types
 from dataclasses import replace
 
 import pytest
 from sharing import made_once
 from suites import CODECS, make_suite
 
-from robustkit.certificates import corpus, lock, reading, statement, trials, write
+from robustkit.certificates import collect, corpus, lock, reading, statement, trials, write
 from robustkit.certificates.intact import intact
 from robustkit.certificates.model import CertificateError
 from robustkit.certificates.said import State
@@ -150,6 +151,16 @@ def test_a_run_that_fails_leaves_its_page_and_names_it(one):
     assert "robustkit-report/index.html" in said
     assert "touchy: not certified: out/touchy" in said
     assert not list((one / "robustkit-report").glob("parts-*"))
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_only_a_run_that_hashes_files_can_miss_them(hashed):
+    part = types.SimpleNamespace(counterexamples=(), promises=("bsc",), judged=True, subject=())
+    run = types.SimpleNamespace(
+        findings=[], loosened=(), other_images=(), less=(), dirty=None, trouble=("no more",), hashed=hashed
+    )
+    found = [line for line in collect.blockers(part, run) if line.startswith("unidentified codec")]
+    assert len(found) == hashed
 
 
 def test_a_lock_that_was_committed_before_the_run_is_named_with_its_commit(several):

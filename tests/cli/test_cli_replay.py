@@ -91,21 +91,37 @@ def test_a_folder_of_failures_is_replayed_each_fixed_failed_or_impossible_to_run
     assert "raised then, raised now: KeyError" in lines[1]
     assert "a_module_that_is_gone" in lines[2]
     assert "torn.replay.json is no replay file" in lines[3]
-    assert lines[-1] == "4 stored failures: 1 fixed, 1 failed, 2 can't run"
+    assert lines[-1] == "4 stored streams: 1 fixed, 1 failed, 2 can't run"
 
 
 def test_a_folder_is_fine_only_when_every_failure_is_fixed(stream, here):
     stored(stream, Outcome.CRASHED, name="one/mended")
-    assert cli("replay", "one").stdout.endswith("1 stored failure: 1 fixed\n")
+    assert cli("replay", "one").stdout.endswith("1 stored stream: 1 fixed\n")
     stored(stream, Outcome.RAISED, spec=GONE, name="one/gone")
-    assert cli("replay", "one", status=3).stdout.endswith("2 stored failures: 1 fixed, 1 can't run\n")
+    assert cli("replay", "one", status=3).stdout.endswith("2 stored streams: 1 fixed, 1 can't run\n")
     # Named on the command line, no file decides what is imported.
-    assert cli("replay", "one", "--codec", "jpeg").stdout.endswith("2 stored failures: 2 fixed\n")
+    assert cli("replay", "one", "--codec", "jpeg").stdout.endswith("2 stored streams: 2 fixed\n")
 
 
 def test_a_loss_of_quality_does_not_show_in_an_outcome(stream, here):
-    stored(stream, Outcome.DEGRADED, name="lost/a")
-    assert cli("replay", "lost", status=3).stdout.endswith("1 stored failure: 1 can't tell\n")
+    stored(stream, Outcome.DEGRADED, name="lost/a", claim="degradation.quality")
+    assert cli("replay", "lost", status=3).stdout.endswith("1 stored stream: 1 can't tell\n")
+
+
+def test_a_picture_of_the_page_is_nothing_to_fix(stream, here):
+    # The page's worst trials lie among the failures, and break no claim.
+    stored(stream, Outcome.CRASHED, name="all/mended", claim="decode.survives.trials")
+    stored(stream, Outcome.DEGRADED, name="all/worst/a")
+    result = cli("replay", "all")
+    assert "no failure  worst/a.replay.json: degraded then, degraded now" in result.stdout
+    assert result.stdout.endswith("2 stored streams: 1 fixed, 1 no failure\n")
+
+
+def test_a_picture_of_the_page_that_fails_now_is_told(stream, here):
+    module(here, "raising", BROKEN.format(encode="EncodeError('no')", decode="raise KeyError(bitstream[0])"))
+    spec = CodecSpec("raising:Broken", Target("raising", "Broken"), {})
+    stored(stream, Outcome.DEGRADED, spec=spec, name="all/worst/a")
+    assert cli("replay", "all", status=1).stdout.endswith("1 stored stream: 1 failed\n")
 
 
 def test_a_folder_without_failures_is_no_success(here):
@@ -123,7 +139,7 @@ def test_what_lies_behind_links_is_not_replayed(stream, here):
     (here / "links" / "a.bin").symlink_to("/dev/zero")
     result = cli("replay", "links", status=3)
     assert result.stdout.count("is a link") == 2
-    assert result.stdout.endswith("2 stored failures: 2 can't run\n")
+    assert result.stdout.endswith("2 stored streams: 2 can't run\n")
 
 
 def test_what_a_file_says_steers_no_terminal(stream, here):

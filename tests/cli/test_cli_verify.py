@@ -38,7 +38,7 @@ def test_three_lines_and_what_the_certificate_says(it, copy):
         "authentic:  unsigned",
         "intact:     yes: schema, digests, Merkle root over 32 trials, and the figures follow from them",
         "  note: not checked: certificate.html, whose pictures nothing else here has",
-        "reproduced: not reproduced: name the codec with --codec",
+        "reproduced: not asked for: --codec NAME runs trials again",
         "it says:    small_codec:Small: not certified: 1 of 1 claims hold; others were left out",
     ]
 
