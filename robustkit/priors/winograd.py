@@ -172,7 +172,7 @@ class BatchBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         block = self.block
-        h = self.conv1(block.norm1(x), block.time_emb_proj(embedding), silu=True)
+        h: Tensor = self.conv1(block.norm1(x), block.time_emb_proj(embedding), silu=True)
         h = self.conv2(block.norm2(h), silu=True)
         shortcut: Tensor = block.conv_shortcut(x)
         return h.add_(shortcut)
