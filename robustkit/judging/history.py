@@ -152,7 +152,7 @@ def few_decodes(subject: Subject) -> None:
 def trouble_left(subject: Subject) -> list[LeftBehind]:
     """What decoding has left behind so far, what is proved first."""
     found = list(subject.opinions.left)
-    for reason, count in subject.opinions.replaced().items():
+    for reason, count in (subject.opinions.replaced() + subject.replaced_before).items():
         # An outcome says that memory ran out.
         if not reason.startswith("ran out of memory"):
             times = "once" if count == 1 else f"{count} times"

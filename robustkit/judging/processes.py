@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -42,6 +43,9 @@ class Processes:
         self._processes: list[CodecWorkers] = []
         self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
         self._works_elsewhere = True
+        self._crowded = False
+        #: Why processes were replaced elsewhere, of those that were ended for more of them: ``CodecWorkers.replaced``.
+        self.replaced_before: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -88,13 +92,30 @@ class Processes:
             Whether there are several now: not where their number or that of threads was chosen, where there is one
             core, or where memory has less than twice the room.
         """
-        count = min(CROWD, own_cores())
-        room, each = available(), max(map(resident, self.workers.pids), default=0)
-        if self._worker_count > 1 or "OMP_NUM_THREADS" in os.environ or count < 2 or (room and room < 2 * count * each):
+        if self._worker_count > 1 or "OMP_NUM_THREADS" in os.environ or not self._fit(self.workers):
             return False
         self.workers.close()
-        self.workers = self.fresh_workers(workers=count)
+        self.workers = self.fresh_workers(workers=_most())
+        self._crowded = True
         return True
+
+    def crowd_elsewhere(self) -> CodecWorkers:
+        """:attr:`elsewhere`, with as many processes as :meth:`crowd` has made of those that decode, if there is room.
+
+        A process that was there before is ended.
+        """
+        if self._crowded and self._fit(self.workers):
+            before = self.__dict__.pop("elsewhere", None)
+            if before is not None:
+                before.close()
+                self.replaced_before += before.replaced
+            self.elsewhere = self._elsewhere_pool(_most())
+        return self.elsewhere
+
+    def _fit(self, pool: CodecWorkers) -> bool:
+        """Whether there are cores for several processes such as those of ``pool``, and twice the memory for them."""
+        room, each = available(), max(map(resident, pool.pids), default=0)
+        return _most() > 1 and not (room and room < 2 * _most() * each)
 
     @cached_property
     def elsewhere(self) -> CodecWorkers:
@@ -102,15 +123,22 @@ class Processes:
 
         It works in another directory, unless the codec can't be loaded there.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._elsewhere = tempfile.TemporaryDirectory(
-            prefix="elsewhere-", dir=self.directory, ignore_cleanup_errors=True
-        )
-        try:
-            return self.fresh_workers(environment=elsewhere(), directory_of_work=Path(self._elsewhere.name))
-        except (CodecUnavailable, WorkerError):
-            self._works_elsewhere = False
-            return self.fresh_workers(environment=elsewhere())
+        return self._elsewhere_pool(1)
+
+    def _elsewhere_pool(self, workers: int) -> CodecWorkers:
+        if self._elsewhere is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._elsewhere = tempfile.TemporaryDirectory(
+                prefix="elsewhere-", dir=self.directory, ignore_cleanup_errors=True
+            )
+        if self._works_elsewhere:
+            folder = Path(self._elsewhere.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                return self.fresh_workers(workers=workers, environment=elsewhere(), directory_of_work=folder)
+            except (CodecUnavailable, WorkerError):
+                self._works_elsewhere = False
+        return self.fresh_workers(workers=workers, environment=elsewhere())
 
     def bare_elsewhere(self) -> CodecWorkers:
         """:attr:`elsewhere` as a new process, with none of the files that the one before has put beside itself.
@@ -202,3 +230,8 @@ class Processes:
             self._processes.pop().close()
         if self._elsewhere is not None:
             self._elsewhere.cleanup()
+
+
+def _most() -> int:
+    """Processes that share this one's cores."""
+    return min(CROWD, own_cores())

@@ -138,7 +138,7 @@ class Subject(Processes):
     @cached_property
     def opinions(self) -> Opinions:
         """Who decodes damaged streams."""
-        return Opinions(self.workers, lambda: self.elsewhere, self.work, self.limits.seconds)
+        return Opinions(self.workers, self.crowd_elsewhere, self.work, self.limits.seconds)
 
     @cached_property
     def once(self) -> Once:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import zlib
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -276,6 +277,21 @@ IMAGES = {
 }
 
 
+class Batch:
+    """Decodes in batches, as codecs do whose libraries have threads."""
+
+    def decode_batch(self, bitstreams):
+        return super().decode_batch(bitstreams)
+
+
+class BatchKeepsRows(Batch, KeepsRows):
+    name = "batch-keeps-rows"
+
+
+class BatchReadsOn(Batch, ReadsOn):
+    name = "batch-reads-on"
+
+
 @pytest.fixture
 def under_test(tmp_path):
     made = []
@@ -340,6 +356,20 @@ def test_an_image_of_what_lies_in_memory_is_unstable(under_test):
     assert "pixels differ" in found.decoded.message
     replay = Replay(subject.spec, found.stream, found.outcome, shape=found.clean.shape)
     assert run_replay(replay).same
+
+
+@pytest.mark.parametrize("codec", [BatchKeepsRows, BatchReadsOn])
+def test_several_processes_in_place_of_one_find_the_same(under_test, monkeypatch, codec):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("robustkit.judging.processes.own_cores", lambda: 2)
+    monkeypatch.setattr("robustkit.judging.subject.CROWDED", -1.0)
+    subject = under_test(codec, spread=True)
+    trials = subject.trials(Truncation(0.5))
+    assert [len(pool.pids) for pool in (subject.workers, subject.elsewhere)] == [2, 2]
+    if codec is BatchReadsOn:
+        assert Counter(t.outcome for t in trials)[Outcome.UNSTABLE] > len(trials) // 2
+    else:
+        assert "pixels differ" in histories(subject).different.said
 
 
 def test_an_unstable_trial_is_a_failure_without_an_image(under_test):

@@ -1,7 +1,9 @@
 """The codec under test: which trials are run, how often, and how outcomes and losses are judged."""
 
+import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +15,8 @@ from robustkit.isolation import Decoded, Limits
 from robustkit.judging.assess import Rule
 from robustkit.judging.effort import EFFORTS, FIRST
 from robustkit.judging.finding import ClaimError, Verdict
+from robustkit.judging.history import trouble_left
+from robustkit.judging.opinion import elsewhere
 from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject
 from robustkit.judging.trial import Trial
 from robustkit.registry import CodecSpec, Target
@@ -183,6 +187,44 @@ def test_where_decoding_is_slow_several_processes_share_it_with_the_same_results
     subject.take(IMAGES)
     assert subject.clean_quality == 100.0
     assert subject.workers.pids == pids
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_as_many_give_second_opinions_and_they_differ_as_one_does(under_test):
+    subject, alone = under_test(Together, spread=True), under_test(Store)
+    assert subject.clean
+    first = subject.elsewhere
+    first._workers[0].replaced["a reason"] += 1
+    assert len(first.pids) == 1
+    found = [[replace(t, seconds=0.0, memory=0) for t in s.trials(NOISE)] for s in (subject, alone)]
+    assert found[0] == found[1]
+    assert subject.opinions.asked == alone.opinions.asked > 0
+    assert [len(s.elsewhere.pids) for s in (subject, alone)] == [2, 1]
+    # What became of the one before is not forgotten.
+    assert first.pids == ()
+    assert [left.said for left in trouble_left(subject)] == ["a process was replaced once: a reason"]
+    variables, folders = [], set()
+    for pid in (*subject.workers.pids, *subject.elsewhere.pids, *alone.elsewhere.pids):
+        pairs = (entry.partition("=") for entry in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+        variables.append({name: value for name, _, value in pairs})
+        folders.add(os.readlink(f"/proc/{pid}/cwd"))
+    assert [v["MALLOC_PERTURB_"] for v in variables] == ["0", "0", "165", "165", "165"]
+    assert [v.get("OMP_NUM_THREADS") for v in variables] == ["1", "1", "1", "1", None]
+    for name, value in elsewhere().items():
+        assert {v[name] for v in variables[2:]} == {value}
+        assert value not in {v.get(name) for v in variables[:2]}
+    # Here, and a folder of each of the two.
+    assert len(folders) == 3
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_one_gives_second_opinions_where_there_is_no_room_for_more(under_test, monkeypatch):
+    subject = under_test(Together, spread=True)
+    assert subject.clean
+    monkeypatch.setattr("robustkit.judging.processes.available", lambda: 1)
+    assert subject.trials(NOISE)
+    assert subject.opinions.asked
+    assert [len(pool.pids) for pool in (subject.workers, subject.elsewhere)] == [2, 1]
 
 
 @pytest.mark.usefixtures("two_cores")
