@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ OF_UEP = ("UnrepairedSteps", "LastStepsProtected", "SwappedSections", "robust-tu
 
 @pytest.fixture(autouse=True)
 def _mutants_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "quality"))
+    # Of this tree, as robustkit is, wherever another is installed.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "tests" / "quality", ROOT))))
 
 
 def examine(pytester: pytest.Pytester, codec: str, claims: str, *, trials: int) -> pytest.RunResult:
