@@ -157,9 +157,10 @@ class Worker:
         except WorkerDied as death:
             # Loading starts no process in this one's place.
             self.kill()
-            said = f"codec {self._name!r} can't be loaded in a worker: {death.message}"
+            what, line, where = death.message.partition("\n")
             if death.outcome is Outcome.HUNG:
-                said += "; loading may take as long as one decode, which --robustkit-time-limit or --time-limit sets"
+                what += "; loading may take as long as one decode, which --robustkit-time-limit or --time-limit sets"
+            said = f"codec {self._name!r} can't be loaded in a worker: {what}{line}{where}"
             # Whoever kills processes that take too much uses this signal, too.
             machine = death.outcome is not Outcome.CRASHED or "SIGKILL" in death.message
             raise NotLoaded(said, machine=machine) from None

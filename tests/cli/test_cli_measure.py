@@ -346,7 +346,7 @@ def test_what_can_not_be_checked_is_wrong_usage(codec):
         (["--set", "nothing=1"], "nothing"),
         (
             ["--trials", "9"],
-            "--trials 9: fewer than 12 trials of each of 6 images on a channel decide nothing, give 12",
+            "--trials 9: fewer than 11 trials of each of 6 images on a channel decide nothing, give 11",
         ),
         (["--seed", "0"], "--seed 0 is the suite's own: give another"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from suites import CODECS, TOTAL, lean, make_suite
 
 from robustkit.judging.finding import NOT_PROVED
+from robustkit.plugin.certifying import PARTS
 from robustkit.plugin.options import OPTIONS
 from robustkit.plugin.session import SEED, TRIAL_SEED
 from robustkit.plugin.xdist import Spread
@@ -205,10 +206,10 @@ def test_the_trials_have_a_seed_of_their_own(suite):
     assert not {*facts["--robustkit-effort=nightly"]} & {"0", "9"}
 
 
-def test_workers_of_xdist_are_told_both_seeds():
+def test_workers_of_xdist_are_told_both_seeds_and_where_to_leave_what_they_know(tmp_path):
     node = SimpleNamespace(workerinput={})
-    Spread("any text", 9).pytest_configure_node(node)
-    assert node.workerinput == {SEED: "any text", TRIAL_SEED: 9}
+    Spread("any text", 9, tmp_path).pytest_configure_node(node)
+    assert node.workerinput == {SEED: "any text", TRIAL_SEED: 9, PARTS: str(tmp_path)}
 
 
 def test_the_hypothesis_profiles_of_the_users_own_tests_stay(pytester):
