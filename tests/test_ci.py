@@ -307,7 +307,8 @@ def test_a_third_partys_package_is_installed_certified_and_compared_as_its_workf
     said = runner.run("certify", HOME=str(tmp_path))
     assert "my-codec: " in said
     said = runner.run("compare")
-    assert "my-codec: unchanged: 6 clean streams and 216 trials are the same" in said
+    # As many as decide, of those that the baseline has.
+    assert re.search(r"my-codec: unchanged: 6 clean streams and \d{3} trials are the same", said), said
     runner.run("publish", "summary", "predicate", "verdict")
     assert runner.values["steps.publish.outputs.published"] == "true"
     assert runner.values["steps.compare.outputs.status"] == "0"

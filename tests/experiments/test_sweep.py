@@ -386,6 +386,8 @@ def test_a_process_that_is_killed_changes_no_row_and_leaves_no_orphan(victim, un
     if word is None:
         assert process.returncode == (130 if victim == "ctrl-c" else -signal.SIGKILL), text
         assert left_of(mark) == {}
+    # A decoder that was killed while it loaded gives its codec up, for this run.
+    if word is None or "was given up" in text:
         process = start()
         text = process.communicate(timeout=300)[1]
     assert process.returncode == 0, text

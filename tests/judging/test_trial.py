@@ -1,5 +1,7 @@
 """The two records: what a clean round trip and a trial say of themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,11 @@ def test_a_trial_s_row_has_all_but_the_pattern():
         "drops": {"psnr": -1.0},
         "message": "said",
     }
+
+
+def test_trials_are_compared_by_what_happened_and_not_by_what_was_kept_of_it():
+    assert replace(TRIAL, pixels="0a", memory=9) == TRIAL
+    assert replace(TRIAL, outcome=Outcome.INTACT) != TRIAL
 
 
 def test_what_is_large_is_not_printed():
