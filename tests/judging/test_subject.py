@@ -209,7 +209,8 @@ def test_as_many_give_second_opinions_and_they_differ_as_one_does(under_test):
         variables.append({name: value for name, _, value in pairs})
         folders.add(os.readlink(f"/proc/{pid}/cwd"))
     assert [v["MALLOC_PERTURB_"] for v in variables] == ["0", "0", "165", "165", "165"]
-    assert [v.get("OMP_NUM_THREADS") for v in variables] == ["1", "1", "1", "1", None]
+    # The one that is alone has what the machine has, or its share under pytest-xdist.
+    assert [v.get("OMP_NUM_THREADS") for v in variables[:4]] == ["1"] * 4
     for name, value in elsewhere().items():
         assert {v[name] for v in variables[2:]} == {value}
         assert value not in {v.get(name) for v in variables[:2]}
