@@ -34,6 +34,8 @@ LEAST_PAIRS = math.ceil(-math.log2(ALARM))
 LEAST_TRIALS = 24
 #: Trials and photographs that a message names.
 NAMED = 3
+#: What is measured of a channel: streams that arrived unharmed say nothing of a decoder.
+DROP = "mean drop of hit streams"
 
 Way = Literal["by digest", "in pairs", "unpaired", ""]
 
@@ -42,7 +44,7 @@ class Word(StrEnum):
     """What is said of one quantity."""
 
     UNCHANGED = "unchanged"
-    NO_WORSE = "no worse"
+    NO_ALARM = "no alarm"
     BETTER = "better"
     WORSE = "worse"
     BROKEN = "broken"
@@ -190,7 +192,7 @@ def _losses(pair: Pair, channel: str) -> tuple[str, str, str]:
     for drops in drops_of(pair):
         found = regression.mean(list(drops.losses[channel_of(channel)].values()), pair.new.metric)
         sides.append("no hit" if math.isnan(found) else _value(found, pair.new.metric))
-    return "mean drop", sides[0], sides[1]
+    return DROP, sides[0], sides[1]
 
 
 # -- clean round trips
@@ -230,7 +232,7 @@ def _clean(pair: Pair, allowed: float, rate_margin: float) -> list[Item]:
 
 
 def _word(loss: float, allowed: float) -> Word:
-    return Word.WORSE if loss > allowed + 1e-9 else Word.BETTER if -loss > allowed + 1e-9 else Word.NO_WORSE
+    return Word.WORSE if loss > allowed + 1e-9 else Word.BETTER if -loss > allowed + 1e-9 else Word.NO_ALARM
 
 
 # -- stages 2 and 3
@@ -259,7 +261,7 @@ def _drop_item(pair: Pair, change: Change, allowed: float, improved: bool) -> It
         word = Word.UNDECIDED
         why.append(f"{_count(_told(pair, change), 'trial')} that tell are too few to be sure: give more --trials")
     else:
-        word = Word.NO_WORSE
+        word = Word.NO_ALARM
         if change.paired and not change.moved:
             why.append("no trial differs by more than the margin")
     if change.channel != EVERYWHERE:
@@ -270,7 +272,7 @@ def _drop_item(pair: Pair, change: Change, allowed: float, improved: bool) -> It
         why.append(f"most so in trial {row.number} of {image}: {_ended(was, metric)}, now {_ended(row, metric)}")
     return Item(
         change.channel,
-        "mean drop",
+        DROP,
         _value(change.before, metric),
         _value(change.now, metric),
         word,
@@ -348,7 +350,7 @@ def _failures(pair: Pair) -> list[Item]:
             # No statistics: it never failed, and fails.
             word, said = Word.BROKEN, None
         else:
-            word = Word.WORSE if chance <= ALARM and rises else Word.BETTER if not now else Word.NO_WORSE
+            word = Word.WORSE if chance <= ALARM and rises else Word.BETTER if not now else Word.NO_ALARM
             said = chance
         why = named if rises else ()
         items.append(Item(channel, "failures", f"{was} of {olds}", f"{now} of {news}", word, way, said, why))

@@ -6,9 +6,7 @@ import json
 import re
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,16 +29,10 @@ if TYPE_CHECKING:
     from robustkit.pixels import Image
 
 #: Exit statuses beside those of a comparison.
-CANNOT_RUN, USAGE = 2, 4
+CANNOT_RUN = shared.CANNOT_RUN
 #: Trials of each image and channel where no stored side says how many.
 TRIALS = 24
 _SETTINGS = re.compile(r"(?P<codec>.+)@(?P<pairs>[A-Za-z_]\w*=.*)", re.DOTALL)
-
-
-class _Usage(click.UsageError):
-    """As click's, with the status of this command."""
-
-    exit_code = USAGE
 
 
 class _CannotRun(click.ClickException):
@@ -49,36 +41,9 @@ class _CannotRun(click.ClickException):
     exit_code = CANNOT_RUN
 
 
-class _Command(click.Command):
-    """Wrong usage ends with status 4: 1 and 2 speak of the codec."""
-
-    def make_context(self, *args: Any, **more: Any) -> click.Context:
-        with _usage():
-            return super().make_context(*args, **more)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _usage():
-            try:
-                return super().invoke(ctx)
-            except (click.ClickException, click.exceptions.Exit, click.Abort):
-                raise
-            except Exception:
-                # A mistake of ours is no regression of the codec.
-                traceback.print_exc()
-                sys.exit(CANNOT_RUN)
-
-
-@contextmanager
-def _usage() -> Iterator[None]:
-    try:
-        yield
-    except click.UsageError as error:
-        raise _Usage(error.format_message(), error.ctx) from error
-
-
 @click.command(
     "compare",
-    cls=_Command,
+    cls=shared.JudgingCommand,
     epilog="""\b
 Examples:
   robustkit compare certificate/ my_codec:MyCodec

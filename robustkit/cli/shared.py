@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +25,44 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: Stands for standard input or output where a file would be named; a file of that name is ``./-``.
 DASH = "-"
+#: Exit statuses of commands whose 1 speaks of what they judge.
+CANNOT_RUN, USAGE = 2, 4
+
+
+class _Usage(click.UsageError):
+    """As click's, with another status."""
+
+    exit_code = USAGE
+
+
+class JudgingCommand(click.Command):
+    """A command whose status 1 says that what it judges is bad: wrong usage and trouble of its own have others."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _own_statuses():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _own_statuses():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _own_statuses() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        raise _Usage(error.format_message(), error.ctx) from error
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except BrokenPipeError:
+        # Whoever read the lines has had enough; what is still to be flushed goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(CANNOT_RUN)
+    except Exception:
+        # A mistake of ours says nothing of what is judged.
+        traceback.print_exc()
+        sys.exit(CANNOT_RUN)
 
 
 def codec_options(command: Command) -> Command:

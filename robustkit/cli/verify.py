@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,38 +24,12 @@ if TYPE_CHECKING:
     from robustkit.codec import Image
 
 #: Exit statuses, as those of ``robustkit compare``.
-RIGHT, WRONG, CANT_RUN, UNTOLD, USAGE = 0, 1, 2, 3, 4
-
-
-class _Usage(click.UsageError):
-    """As click's, with the status of this command."""
-
-    exit_code = USAGE
-
-
-class _Command(click.Command):
-    """A command whose wrong usage does not look like a codec that can't run."""
-
-    def make_context(self, *args: Any, **more: Any) -> click.Context:
-        with _usage_status():
-            return super().make_context(*args, **more)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _usage_status():
-            return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _usage_status() -> Iterator[None]:
-    try:
-        yield
-    except click.UsageError as error:
-        raise _Usage(error.format_message(), error.ctx) from error
+RIGHT, WRONG, CANT_RUN, UNTOLD = 0, 1, shared.CANNOT_RUN, 3
 
 
 @click.command(
     "verify",
-    cls=_Command,
+    cls=shared.JudgingCommand,
     epilog="""\b
 Examples:
   robustkit verify certificate

@@ -10,7 +10,7 @@ import pytest
 
 from robustkit.certificates import compare as compare_room
 from robustkit.certificates import sides, trials, write
-from robustkit.certificates.compare import ALARM, LEAST_PAIRS, Said, Word
+from robustkit.certificates.compare import ALARM, DROP, LEAST_PAIRS, Said, Word
 from robustkit.certificates.model import CertificateError, Line, Photograph, TrialRow
 from robustkit.certificates.pairing import Side
 
@@ -88,7 +88,7 @@ def test_what_is_equal_by_digest_is_unchanged_and_no_test_is_made(monkeypatch):
 def test_half_a_decibel_is_a_regression_in_pairs():
     found = compare(OLD, changed(OLD, lambda v: v + 0.5))
     assert (found.said, found.status) == (Said.REGRESSION, 1)
-    assert words(found)[MILD, "mean drop"] is Word.WORSE
+    assert words(found)[MILD, DROP] is Word.WORSE
     assert words(found)["clean quality", "mean psnr"] is Word.UNCHANGED
     (item,) = [item for item in found.items if item.what == MILD]
     assert item.way == "in pairs"
@@ -106,7 +106,7 @@ def test_within_the_margin_nothing_alarms_however_certain():
 def test_what_got_better_is_said():
     found = compare(OLD, changed(OLD, lambda v: max(0.0, v - 0.5)))
     assert found.said is Said.FINE
-    assert words(found)[MILD, "mean drop"] is Word.BETTER
+    assert words(found)[MILD, DROP] is Word.BETTER
     assert f"better: {MILD}" in found.sentence
     smaller = words(compare(OLD, side(quality=36.0, bytes_=900, stream="b")))
     assert smaller["rate", "mean bpp"] is Word.BETTER
@@ -142,7 +142,7 @@ def test_failures_that_were_there_before_alarm_only_where_there_are_many_more():
     def some(limit):
         return changed(OLD, lambda v: "raised", where=lambda row: row.number < limit)
 
-    assert words(compare(some(2), some(3)))[MILD, "failures"] is Word.NO_WORSE
+    assert words(compare(some(2), some(3)))[MILD, "failures"] is Word.NO_ALARM
     assert words(compare(some(2), some(12)))[MILD, "failures"] is Word.WORSE
     assert compare(some(2), OLD).said is Said.FINE
 
@@ -151,14 +151,14 @@ def test_other_streams_break_the_pairing_and_it_says_so():
     new = side(stream="b", seed=1)
     found = compare(OLD, new)
     assert found.said is Said.FINE
-    assert {item.way for item in found.items if item.quantity == "mean drop"} == {"unpaired"}
+    assert {item.way for item in found.items if item.quantity == DROP} == {"unpaired"}
     assert any("can't be paired" in note for note in found.notes)
     assert compare(OLD, changed(new, lambda v: v + 2.0)).said is Said.REGRESSION
 
 
 def test_another_seed_of_the_same_streams_is_not_paired_either():
     found = compare(OLD, side(seed=1))
-    assert {item.way for item in found.items if item.quantity == "mean drop"} == {"unpaired"}
+    assert {item.way for item in found.items if item.quantity == DROP} == {"unpaired"}
 
 
 def test_an_alarm_counts_only_if_fresh_seeds_alarm_too():

@@ -182,3 +182,11 @@ def test_a_missing_row_is_named(copy):
     rows = trials.read(copy / trials.FILE)
     trials.write(copy / trials.FILE, rows[1:])
     assert "1 row missing: 31 of 32 trials are there" in cli("verify", copy, status=1).stdout
+
+
+def test_a_mistake_of_the_command_itself_says_nothing_of_the_certificate(copy, monkeypatch):
+    def mistaken(path):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("robustkit.certificates.reading.read", mistaken)
+    assert "ZeroDivisionError: ours" in cli("verify", copy, status=2).stderr
