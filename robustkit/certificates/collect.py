@@ -76,7 +76,6 @@ class Part:
         assessments, channels, certified, rates, rows, counterexamples: as a certificate has them.
         files: by path in ``replay/``, where the files of counterexamples lie now.
         subject: what the codec is made of; empty where that was not asked for, or could not be found out.
-        lock: what a lock has to say.
     """
 
     codec: str
