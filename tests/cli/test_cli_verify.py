@@ -96,13 +96,13 @@ def test_a_tampered_certificate_ends_with_1_and_its_result_says_nothing_of_it(it
 
 @pytest.mark.slow
 def test_another_version_of_the_codec_ends_with_1_and_names_trials(it, copy):
-    result = again(it, copy, "--sample", "4", codec="small_codec:Faithless", status=1)
+    result = again(it, copy, "--all", codec="small_codec:Faithless", status=1)
     assert "reproduced: no: " in result.stdout
     assert "other pixels, psnr" in result.stdout
 
 
 def test_what_stays_within_the_tolerance_ends_with_3(it, copy):
-    result = again(it, copy, "--sample", "8", codec="small_codec:Rounding", status=3)
+    result = again(it, copy, "--all", codec="small_codec:Rounding", status=3)
     assert "within the declared tolerance" in result.stdout
 
 
