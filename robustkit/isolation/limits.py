@@ -30,10 +30,11 @@ class Limits:
     """What a worker process may take.
 
     Attributes:
-        seconds: wall-clock time of one decode, one batch, or one encode.
+        seconds: time of one decode, one batch, or one encode: wall-clock time, less what other programs kept its
+            threads waiting for a processor (Linux), and ten times this at the most.
         memory: bytes on top of what the process holds once its codec is loaded; 0 for no limit.
-        start_seconds: wall-clock time to start the process and load the codec; by default, 0, as much as one decode
-            may take, and 120 s at the least.
+        start_seconds: time to start the process and load the codec, counted alike; by default, 0, as much as one
+            decode may take, and 120 s at the least.
     """
 
     seconds: float = 30.0

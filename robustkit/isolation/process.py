@@ -22,6 +22,7 @@ from robustkit.isolation.answer import Answer, NotLoaded, alike, parse, says_mac
 from robustkit.isolation.child import LOST_CONNECTION
 from robustkit.isolation.hook import Hook
 from robustkit.isolation.limits import Limits, kernel_kills, resident, says_out_of_memory
+from robustkit.isolation.patience import Deadline
 from robustkit.isolation.start import INSIDE, WorkerError, order, start, variables
 from robustkit.isolation.streams import Desk
 from robustkit.outcome import Outcome
@@ -388,21 +389,23 @@ class Worker:
 
     def _answer(self, seconds: float, *, watch: bool) -> Answer:
         started = time.monotonic()
-        deadline, check, ticks = started + seconds, started + _TICK, 0
+        deadline, check, ticks = Deadline(seconds), started + _TICK, 0
         try:
             while True:
                 if (message := self._inbox.take()) is not None:
                     return self._parse(message)
                 now = time.monotonic()
-                if now >= deadline:
+                if now >= deadline.at and (self.pid is None or deadline.reached(self.pid)):
                     raise self._hung(seconds)
                 if now >= check:
                     check = now + _TICK
+                    ticks += 1
+                    if ticks == 1 and self.pid is not None:
+                        deadline.note(self.pid)
                     if watch:
-                        ticks += 1
                         self._watch(now - started, ticks)
                 ended = False
-                for descriptor, _ in self._poll.poll(1000 * max(0.0, min(check, deadline) - now)):
+                for descriptor, _ in self._poll.poll(1000 * max(0.0, min(check, deadline.at) - now)):
                     if descriptor == self._errors:
                         self._hear()
                     elif descriptor == self._pidfd:

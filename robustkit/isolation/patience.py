@@ -1,0 +1,97 @@
+"""How long a worker is waited for: its limit, and what other programs have kept it from its processors."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from robustkit.isolation import tree
+from robustkit.isolation.guard import read
+
+#: A worker is waited for no longer than so many times its limit, however busy the machine is.
+MOST = 10.0
+#: So many seconds are waited at the least before a worker is looked at again.
+_LEAST = 0.02
+
+
+class Spent(NamedTuple):
+    """What threads have had of their processors and have not, in seconds.
+
+    Attributes:
+        processor: they ran.
+        waited: they could have run, and no processor was free for them.
+    """
+
+    processor: float
+    waited: float
+
+
+def spent(pid: int) -> Spent:
+    """What the living threads of a process, and of all that it has started, have spent; zeros without Linux's /proc."""
+    processor = waited = 0
+    for process in (pid, *tree.descendants(pid)):
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{process}/task"):
+                fields = read(f"/proc/{process}/task/{thread}/schedstat").split()
+                if len(fields) == 3:
+                    processor += int(fields[0])
+                    waited += int(fields[1])
+    return Spent(processor / 1e9, waited / 1e9)
+
+
+def own(seconds: float, since: Spent, now: Spent, cores: int) -> float:
+    """How much of some wall-clock time is a worker's own.
+
+    Its threads may wait one after the other, so all their waiting may have delayed it, and none of that is its own. But
+    where it has more threads than processors it keeps itself waiting: what these could have done in no less time is its
+    own as well.
+
+    Args:
+        seconds: of wall-clock time.
+        since: spent when that time began.
+        now: spent when it ended.
+        cores: processors that the worker may use.
+    """
+    waited, processor = now.waited - since.waited, now.processor - since.processor
+    return min(seconds, max(seconds - max(0.0, waited), processor / cores))
+
+
+class Deadline:
+    """When a worker has had its time.
+
+    Args:
+        seconds: its limit. On a machine with nothing else to do that is wall-clock time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._started = time.monotonic()
+        self._since: Spent | None = None
+        #: When to look whether it is reached, as ``time.monotonic`` counts.
+        self.at = self._started + seconds
+
+    def note(self, pid: int) -> None:
+        """Note what the process has spent before; to be called soon after its work has begun."""
+        self._since = spent(pid)
+
+    def reached(self, pid: int) -> bool:
+        """Whether that is so now; otherwise ``at`` is later."""
+        now = time.monotonic()
+        if now < self.at:
+            return False
+        elapsed = now - self._started
+        had = elapsed if self._since is None else own(elapsed, self._since, spent(pid), cores(pid))
+        if had >= self._seconds or elapsed >= MOST * self._seconds:
+            return True
+        self.at = min(now + max(self._seconds - had, _LEAST), self._started + MOST * self._seconds)
+        return False
+
+
+def cores(pid: int) -> int:
+    """Processors that a process may use."""
+    try:
+        return len(os.sched_getaffinity(pid))
+    except (AttributeError, OSError):
+        return os.cpu_count() or 1
