@@ -22,7 +22,7 @@ from robustkit.errors import RobustkitError
 from robustkit.evalues import Floats
 from robustkit.judging import assess
 from robustkit.judging.assess import KEPT, Rule, allowed_beyond, in_rounds, is_refused, judge, quantities
-from robustkit.judging.effort import EFFORTS, FIRST
+from robustkit.judging.effort import CLEAR, EFFORTS
 from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
 from robustkit.profile import Profile, Promise
@@ -84,7 +84,7 @@ class Limit:
 
 def least_trials(images: int) -> int:
     """The trials of each image and channel that decide a clear case: with fewer nothing can be said of one."""
-    return math.ceil(FIRST / max(1, images))
+    return math.ceil(CLEAR / max(1, images))
 
 
 def floor(metric: str) -> float:
