@@ -367,7 +367,9 @@ def _promise(
     clipped = float(np.minimum(drops, p5).mean())
     mean = _least(lambda value: float(runs.mean(channel, value, p5).mean()) >= holds, min(clipped, p5), p5)
     mean = rounded_up(max(floor(metric), (1 + MARGIN) * mean))
-    catastrophe = rounded_up(max(1.25 * p5 + floor(metric), _tail(drops, _NEVER, most=math.inf)))
+    # The tail of one in ten says nothing of a loss that comes once in a thousand trials: it was seen, so it comes.
+    never = max(_tail(drops, _NEVER, most=math.inf), 1.25 * float(drops.max()))
+    catastrophe = rounded_up(max(1.25 * p5 + floor(metric), never))
     fits = METRICS[metric].higher_is_better and catastrophe < quality / 2
     p95 = assess.worst_in_twenty(runs.drops[channel])
     return Promise(
