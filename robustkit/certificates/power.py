@@ -18,8 +18,8 @@ from robustkit import evalues
 from robustkit.certificates.model import ErrorRate
 from robustkit.channels import Channel
 from robustkit.evalues import Floats
-from robustkit.judging.assess import ERROR, KEPT, Quantity, Rule, in_rounds, quantities
-from robustkit.judging.effort import FIRST, STEP
+from robustkit.judging.assess import ERROR, KEPT, Quantity, Rule, first_look, in_rounds, quantities
+from robustkit.judging.effort import STEP
 from robustkit.judging.regression import ALARM
 from robustkit.judging.trial import Trial
 from robustkit.profile import Profile, Promise
@@ -205,7 +205,7 @@ def _good(promise: Promise, limits: Sequence[_Limit], drops: Floats, rule: Rule)
     told = [_Told(limit, limit.numbers(drops, promise), rule) for limit in limits]
     runs, rounds, images = drops.shape
     good, open_ = np.zeros(runs, dtype=bool), np.ones(runs, dtype=bool)
-    for asked in _asked(rounds, images):
+    for asked in _asked(first_look(promise), rounds, images):
         decided = np.all([one.decided(asked) for one in told], axis=0) | (asked == rounds)
         fine = np.all([one.good(asked) for one in told], axis=0)
         good |= open_ & decided & fine
@@ -213,11 +213,11 @@ def _good(promise: Promise, limits: Sequence[_Limit], drops: Floats, rule: Rule)
     return good
 
 
-def _asked(rounds: int, images: int) -> Iterator[int]:
+def _asked(first: int, rounds: int, images: int) -> Iterator[int]:
     """After how many rounds a run is asked whether they decide."""
     done = 0
     while done < rounds:
-        done = min(rounds, math.ceil(FIRST / images) if not done else done + math.ceil(STEP / images))
+        done = min(rounds, math.ceil(first / images) if not done else done + math.ceil(STEP / images))
         yield done
 
 
@@ -228,7 +228,7 @@ class _Told:
         runs, rounds = numbers.shape[:2]
         if limit.limit >= limit.most:
             self._kept, self._broken = np.zeros((runs, rounds), dtype=int) == 0, np.zeros((runs, rounds), dtype=bool)
-            self._hopeless = self._broken
+            self._hopeless = self._looked_at = self._broken
             return
         kept = evalues.below(numbers, limit.limit, most=limit.most) >= KEPT
         broken = evalues.above(numbers, limit.limit, least=min(limit.least, limit.limit)) >= rule.broken
@@ -240,10 +240,11 @@ class _Told:
         seen = np.nansum(numbers, axis=2).cumsum(axis=1)
         count = np.isfinite(numbers).sum(axis=2).cumsum(axis=1)
         self._hopeless = small & (seen <= limit.limit * count)
+        self._looked_at = self._hopeless & (count >= rule.enough)
 
     def decided(self, asked: int) -> Bools:
         at = asked - 1
-        found: Bools = self._kept[:, at] | self._broken[:, at] | self._hopeless[:, at]
+        found: Bools = self._kept[:, at] | self._broken[:, at] | self._looked_at[:, at]
         return found
 
     def good(self, asked: int) -> Bools:

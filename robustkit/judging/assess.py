@@ -16,6 +16,7 @@ import numpy as np
 from robustkit import evalues, statistics
 from robustkit.channels import Channel, ladders
 from robustkit.evalues import Floats
+from robustkit.judging.effort import CLEAR, EFFORTS, FIRST
 from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
 from robustkit.outcome import Outcome
@@ -44,6 +45,14 @@ class Rule:
 
     findings: int = 1
     trials: int = 144
+
+    @property
+    def enough(self) -> int:
+        """Trials in which a limit that they can't prove may be broken: 66, 165 and 550 of the three efforts.
+
+        Of 550 one event shows a share of 1% with probability 99.6%.
+        """
+        return self.trials * CLEAR // EFFORTS["quick"].trials
 
     @property
     def broken(self) -> float:
@@ -169,8 +178,9 @@ class Quantity:
         return self.limit <= 0 or evalues.trials_to_prove(self.limit, needed=KEPT) > rule.trials
 
     def decided(self, rule: Rule) -> bool:
-        """Whether more trials would tell no more."""
-        return self.kept or self.broken >= rule.broken or not self.trials or self.hopeless(rule)
+        """Whether more trials would tell no more; of a limit that none prove, whether there are enough of them."""
+        found = self.kept or self.broken >= rule.broken or not self.trials
+        return found or (self.hopeless(rule) and self.trials >= rule.enough)
 
     def judged(self, rule: Rule, needed: float | None = None) -> Assessment:
         """The assessment; broken from evidence ``needed`` on, by default the rule's."""
@@ -284,6 +294,17 @@ def allowed_beyond(corrupted: float) -> float:
     A trial without an image is one beyond, so those that a promise allows are allowed here, too.
     """
     return corrupted + ONE_IN_TWENTY * (1 - corrupted)
+
+
+def first_look(promise: Promise) -> int:
+    """Trials, over all images, after which it is first asked whether they decide a promise; fewer hardly ever do.
+
+    When is asked changes no verdict, since evidence is never taken back.
+    """
+    limits = [promise.corrupted, allowed_beyond(promise.corrupted)]
+    limits += [] if promise.catastrophe is None else [promise.catastrophes]
+    fewest = [CLEAR if limit <= 0 else evalues.trials_to_prove(limit, needed=KEPT) for limit in limits if limit < 1]
+    return max(FIRST, min(CLEAR, max(fewest, default=0)))
 
 
 def quantities(promise: Promise, trials: Sequence[Trial], metric: str) -> list[Quantity]:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 #: Streams that a search tries, however slow the decoder.
 LEAST = 16
-#: Trials of a promise, over all images, after which it is first asked whether they decide: eleven rounds of six images.
-#: 65 prove a 5th percentile, and fewer none. And between two times of asking.
-FIRST, STEP = 66, 18
+#: Trials of a promise, over all images, that decide a clear case: eleven rounds of six images. 65 prove a 5th
+#: percentile, and fewer none.
+CLEAR = 66
+#: Trials after which a promise whose limits are wider is first asked whether they decide; and between two such times.
+FIRST, STEP = 36, 18
 #: Seconds that a stream costs beside its decode: it is written to disk, sent, and its image fetched.
 ASIDE = 0.0005
 #: A decode that takes so many times its processors' time, and so many seconds more, waits for something else.

@@ -29,7 +29,7 @@ from robustkit.spelling import json_value
 VERSION = 1
 #: Trials of each image and channel: that a comparison begins with, that are recorded at most, and the seconds of
 #: decoding that recording may take.
-LEAST, RECORDED, SECONDS = 10, 100, 60.0
+LEAST, RECORDED, SECONDS = 10, 250, 60.0
 #: Bytes of a file that is read at most; those of six images and eight channels have a fiftieth of that.
 LARGEST = 1 << 22
 #: Digits behind the point of a drop and of a quality.
@@ -84,20 +84,22 @@ class Drops:
 
 
 def affordable(subject: Subject, seconds: float) -> int:
-    """Trials of each image and channel that decode within ``seconds``: 10 at least, 100 at most."""
+    """Trials of each image and channel that decode within ``seconds``: 10 at least, 250 at most."""
     promises = () if subject.profile is None else subject.profile.promises
     once = sum(clean.decoded.seconds + ASIDE for clean in subject.clean.values()) * len(promises)
     return max(LEAST, min(RECORDED, int(seconds / once) if once else RECORDED))
 
 
 def at_first(recorded: int, rounds: int) -> int:
-    """Trials of each image and channel that a comparison begins with: half of a run's rounds, so that it is cheap.
+    """Trials of each image and channel that a comparison begins with: not quite half of a run's rounds.
+
+    They are among those that the promises are judged by, where these take half of what the effort has.
 
     Args:
         recorded: trials of each that there are.
         rounds: that the effort has at the most.
     """
-    return max(LEAST, min(recorded, rounds // 2))
+    return max(LEAST, min(recorded, 5 * rounds // 12))
 
 
 def trials_of(subject: Subject, channel: Channel, least: int, seed: int | None = None) -> list[Trial]:

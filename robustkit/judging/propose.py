@@ -22,7 +22,7 @@ from robustkit.errors import RobustkitError
 from robustkit.evalues import Floats
 from robustkit.judging import assess
 from robustkit.judging.assess import KEPT, Rule, allowed_beyond, in_rounds, is_refused, judge, quantities
-from robustkit.judging.effort import EFFORTS, FIRST
+from robustkit.judging.effort import CLEAR, EFFORTS
 from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
 from robustkit.profile import Profile, Promise
@@ -84,7 +84,7 @@ class Limit:
 
 def least_trials(images: int) -> int:
     """The trials of each image and channel that decide a clear case: with fewer nothing can be said of one."""
-    return math.ceil(FIRST / max(1, images))
+    return math.ceil(CLEAR / max(1, images))
 
 
 def floor(metric: str) -> float:
@@ -367,7 +367,9 @@ def _promise(
     clipped = float(np.minimum(drops, p5).mean())
     mean = _least(lambda value: float(runs.mean(channel, value, p5).mean()) >= holds, min(clipped, p5), p5)
     mean = rounded_up(max(floor(metric), (1 + MARGIN) * mean))
-    catastrophe = rounded_up(max(1.25 * p5 + floor(metric), _tail(drops, _NEVER, most=math.inf)))
+    # The tail of one in ten says nothing of a loss that comes once in a thousand trials: it was seen, so it comes.
+    never = max(_tail(drops, _NEVER, most=math.inf), 1.25 * float(drops.max()))
+    catastrophe = rounded_up(max(1.25 * p5 + floor(metric), never))
     fits = METRICS[metric].higher_is_better and catastrophe < quality / 2
     p95 = assess.worst_in_twenty(runs.drops[channel])
     return Promise(

@@ -9,6 +9,9 @@ Hypotheses, 2005, section 15.2). If nothing got worse by more than the margin, t
 names: of a pair they are swapped, of an image's trials dealt anew. How often a deal looks as bad as what was seen, in
 the worst of all statistics of all channels, is the chance that is held against :data:`ALARM`: that of a false alarm in
 a whole run (Westfall and Young, Resampling-Based Multiple Testing, 1993).
+
+Chance explains that some trials lose much and as many gain it. On the machine that recorded nothing is left to chance,
+so there trials that are :func:`ruined` need no test.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ Floats = npt.NDArray[np.float64]
 MARGIN, UNIT_MARGIN = 0.02, 0.001
 #: Probability of a false alarm in a run, all channels together.
 ALARM = 0.01
+#: A trial that loses so much more is ruined, in dB and on scales of 0 to 1; and so many are an alarm.
+RUIN, UNIT_RUIN = 3.0, 0.15
+RUINED = 2
 #: How often "before" and "now" are dealt anew.
 DEALS = 2999
 #: What a trial without an image counts as at least, in dB and on scales of 0 to 1; more where more was seen.
@@ -132,6 +138,46 @@ def unchanged(before: Drops, now: Drops) -> bool:
                 elif old != new:
                     return False
     return True
+
+
+def comparable(before: Drops, now: Drops) -> bool:
+    """Whether the codec says of itself just what it said when the drops were recorded, and says anything.
+
+    Then a decoder that has not changed gives the same pictures, so any that differs is its doing. Versions of libraries
+    and the CPU's capability are among what codecs say.
+    """
+    return bool(before.facts) and dict(before.facts) == dict(now.facts)
+
+
+def ruined(before: Drops, now: Drops) -> tuple[list[tuple[str, str, int]], int]:
+    """Trials of the same streams that lose :data:`RUIN` more than before, or give no image any more.
+
+    Args:
+        before, now: of one metric.
+
+    Returns:
+        Channel, image and number of each, the one that loses most first, and how many trials were looked at. None are,
+        where they are not :func:`comparable`.
+    """
+    found: list[tuple[float, tuple[str, str, int]]] = []
+    looked = 0
+    for image in paired(before, now) if comparable(before, now) else ():
+        better = _improvement(before.pictures[image], now.pictures[image], now.metric)
+        for channel in now.losses.keys() & before.losses.keys():
+            old = _values(before.losses[channel].get(image, ()), math.inf)
+            new = _values(now.losses[channel].get(image, ()), math.inf, better)
+            both = min(len(old), len(new))
+            looked += int((~np.isnan(old[:both])).sum())
+            with np.errstate(invalid="ignore"):
+                lost = new[:both] - old[:both]
+            worse = np.flatnonzero(lost >= ruin(now.metric) - 1e-9)
+            found += [(float(lost[number]), (str(channel), image, int(number))) for number in worse]
+    return [where for _, where in sorted(found, key=lambda one: (-one[0], one[1]))], looked
+
+
+def ruin(metric: str) -> float:
+    """By how much more a trial loses, in ``metric``'s unit, that is :func:`ruined`."""
+    return RUIN if METRICS[metric].unit == "dB" else UNIT_RUIN
 
 
 def compare(before: Drops, now: Drops, *, deals: int = DEALS, allowed: float | None = None) -> list[Change]:

@@ -21,7 +21,7 @@ from robustkit.errors import RobustkitError
 from robustkit.isolation import Decoded, Limits, WorkerError, fingerprint
 from robustkit.judging import assess
 from robustkit.judging.assess import Assessment, Rule
-from robustkit.judging.effort import EFFORTS, FIRST, STEP, Effort, Sizes, cost_of
+from robustkit.judging.effort import CLEAR, EFFORTS, STEP, Effort, Sizes, cost_of
 from robustkit.judging.once import Once
 from robustkit.judging.opinion import Opinions, sampled
 from robustkit.judging.processes import Processes
@@ -369,15 +369,15 @@ class Subject(Processes):
         """The seeded trials of one channel severity, run once, a few rounds at a time.
 
         There are as many as decide what the profile promises of the channel, and ``trials_per_image`` for each image
-        at the most, or where nothing is promised of it. When is asked depends on nothing but the number of images, so
-        every run has the same trials.
+        at the most, or where nothing is promised of it. When is asked depends on nothing but the promise's limits and
+        the number of images, so every run has the same trials.
         """
         if channel not in self._trials:
             promise = next((p for p in self._promises if p.channel == channel), None)
             done: list[Trial] = []
             self._trials[channel] = done
             while (rounds := self._rounds(channel)) < self.trials_per_image:
-                if promise is not None and rounds >= self._least_rounds:
+                if promise is not None and rounds >= self._first_look(channel):
                     judged = assess.quantities(promise, done, self.metric)
                     if all(quantity.decided(self.rule) for quantity in judged):
                         break
@@ -425,9 +425,11 @@ class Subject(Processes):
     def _promises(self) -> tuple[Promise, ...]:
         return () if self.profile is None else self.profile.promises
 
-    @property
-    def _least_rounds(self) -> int:
-        return math.ceil(FIRST / max(1, len(self.images)))
+    def _first_look(self, channel: Channel) -> int:
+        """Rounds of a channel after which it is first asked whether they decide."""
+        promise = next((p for p in self._promises if p.channel == channel), None)
+        trials = CLEAR if promise is None else assess.first_look(promise)
+        return math.ceil(trials / max(1, len(self.images)))
 
     def _rounds(self, channel: Channel) -> int:
         return len(self._trials[channel]) // max(1, len(self.images))
@@ -436,7 +438,8 @@ class Subject(Processes):
         """Run the next rounds of a channel: up to where it is first asked whether they decide, or a step further."""
         done = self._trials[channel]
         first = self._rounds(channel)
-        last = first + math.ceil(STEP / max(1, len(self.images))) if first >= self._least_rounds else self._least_rounds
+        least = self._first_look(channel)
+        last = first + math.ceil(STEP / max(1, len(self.images))) if first >= least else least
         last = min(last, self.trials_per_image)
         for trial in self.run(self.jobs(channel, first, last)):
             done.append(trial)

@@ -43,6 +43,7 @@ def check_drops(subject: Subject, golden: GoldenCheck, claim: Claim) -> None:
         pytest.skip("no trial hit a stream, before or now")
     for change in changes:
         _say(change, before, now, trials, golden, claim)
+    _say_ruined(before, now, trials, golden, claim)
 
 
 def _say(
@@ -79,13 +80,42 @@ def _say(
     why += list(regression.differing(before, now))[:_NAMED]
     last = None
     if change.worst is not None:
-        channel, image, number = change.worst
-        worst = next(t for t in trials[parse(channel)] if (t.image, t.number) == (image, number))
-        old, new = (_said(side.losses[worst.channel][image][number]) for side in (before, now))
-        why.append(f"photograph {image}, trial {number} of {channel}: {old}, now {new}")
-        last = claim.replay_trial(worst)
+        why.append(_trial_said(change.worst, before, now))
+        last = claim.replay_trial(_trial(change.worst, trials))
     why.append(f"if the change is meant: {golden.command}")
     claim.broken(measured, declared, severity=change.channel, why=why, last=last, numbers=numbers)
+
+
+def _say_ruined(
+    before: Drops, now: Drops, trials: Mapping[Channel, list[Trial]], golden: GoldenCheck, claim: Claim
+) -> None:
+    """Where the machine is the one that recorded: trials that lose far more, however many others lose less."""
+    found, looked = regression.ruined(before, now)
+    if not looked:
+        return
+    measured = f"{len(found) or 'none'} of {looked} pairs {'loses' if len(found) == 1 else 'lose'} much more"
+    limit = regression.ruin(now.metric)
+    declared = f"fewer than {regression.RUINED} that lose {limit:g} more, or give no image any more"
+    numbers = {"ruined": float(len(found)), "trials": float(looked), "ruin": limit}
+    if len(found) < regression.RUINED:
+        claim.kept(measured, declared, severity="single trials", numbers=numbers)
+        return
+    why = ["streams, damage, versions and CPU are those recorded, so the decoder is another one"]
+    why += [_trial_said(where, before, now) for where in found[:_NAMED]]
+    why.append(f"if the change is meant: {golden.command}")
+    last = claim.replay_trial(_trial(found[0], trials))
+    claim.broken(measured, declared, severity="single trials", why=why, last=last, numbers=numbers)
+
+
+def _trial(where: tuple[str, str, int], trials: Mapping[Channel, list[Trial]]) -> Trial:
+    channel, image, number = where
+    return next(t for t in trials[parse(channel)] if (t.image, t.number) == (image, number))
+
+
+def _trial_said(where: tuple[str, str, int], before: Drops, now: Drops) -> str:
+    channel, image, number = where
+    old, new = (_said(side.losses[parse(channel)][image][number]) for side in (before, now))
+    return f"photograph {image}, trial {number} of {channel}: {old}, now {new}"
 
 
 def _said(loss: golden_drops.Loss) -> str:

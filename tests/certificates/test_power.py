@@ -55,7 +55,7 @@ def test_simulated_runs_are_judged_as_the_suite_judges_them(mean, lost, corrupte
     for run, good in zip(runs, told, strict=True):
         found = []
         # As judging.subject runs them: some rounds, then a few more, until all is decided.
-        for asked in power._asked(24, IMAGES):
+        for asked in power._asked(assess.first_look(promise), 24, IMAGES):
             found = assess.quantities(promise, trials(run[:asked]), "psnr")
             if all(quantity.decided(rule) for quantity in found):
                 break

@@ -17,6 +17,7 @@ from robustkit.judging.assess import (
     allowed_beyond,
     assess,
     by_image,
+    first_look,
     gains,
     in_general,
     in_rounds,
@@ -308,6 +309,40 @@ def test_a_run_counts_what_may_be_broken():
     promises = (PROMISE, Promise(Burst(32), 1, 2, catastrophe=9), Promise(BSC(1e-2), 1, 2))
     # Three of each and a catastrophe; the share refused; and as many steps up the ladders.
     assert Rule.of(Profile(1.0, 20.0, promises=promises), 144) == Rule(10 + 1 + 3, 144)
+
+
+@pytest.mark.parametrize(
+    ("more", "trials"),
+    [
+        # A twentieth beyond takes 65 trials, and so many are run for a limit of 0.
+        ({}, 66),
+        ({"corrupted": 0.5, "catastrophe": 9.0}, 66),
+        ({"corrupted": 0.001}, 66),
+        # Wider limits are decided sooner; 0.07 takes 46 trials.
+        ({"corrupted": 0.07}, 46),
+        ({"corrupted": 0.5}, 36),
+        ({"corrupted": 1.0}, 36),
+        ({"corrupted": 0.5, "catastrophe": 9.0, "catastrophes": 0.06}, 54),
+    ],
+)
+def test_a_promise_is_first_asked_where_it_may_be_decided(more, trials):
+    assert first_look(Promise(CHANNEL, mean_drop=1.0, p5_drop=2.0, **more)) == trials
+
+
+@pytest.mark.parametrize(("effort", "enough"), [(144, 66), (360, 165), (1200, 550)])
+def test_what_no_trials_prove_has_trials_by_the_effort_to_be_broken_by(effort, enough):
+    promise = Promise(CHANNEL, mean_drop=1.0, p5_drop=2.0)
+    rule = Rule(4, effort)
+    assert rule.enough == enough
+    rounds = -(-enough // 6)
+    for each, decided in ((rounds - 1, False), (rounds, True)):
+        found = {q.name: q for q in quantities(promise, run(lambda i, n: 0.1, each=each), "psnr")}
+        assert found["corrupted"].decided(rule) == decided
+        assert found["corrupted"].judged(rule).verdict is Verdict.NOT_DISPROVED
+    assert found["p5_drop"].decided(rule)
+    # One event breaks a limit of 0, and more trials tell no more.
+    found = {q.name: q for q in quantities(promise, run(lambda i, n: None if i + n == 0 else 0.1, each=11), "psnr")}
+    assert found["corrupted"].decided(rule)
 
 
 runs = st.lists(st.lists(st.floats(-3, 4), min_size=6, max_size=6), min_size=2, max_size=30)

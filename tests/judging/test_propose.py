@@ -127,6 +127,20 @@ def test_a_loss_near_zero_is_promised_at_the_floor():
 
 
 @pytest.mark.usefixtures("few_runs")
+@pytest.mark.parametrize(("lost", "catastrophe"), [(2.0, 2.5), (20.0, None)])
+def test_what_was_seen_once_is_no_catastrophe_that_never_comes(lost, catastrophe):
+    """Nothing else is lost, so the tail is short; and the limits are not slackened for that one trial."""
+    trials = drawn(3, 300, scale=0.0)
+    trials[7] = replace(trials[7], drops={"psnr": lost})
+    profile, limits = propose({BSC: trials}, bpp=0.4, quality=28.0)
+    (promise,) = profile.promises
+    assert promise.catastrophe == catastrophe
+    assert promise.p5_drop < 0.1
+    assert (promise.corrupted, profile.refused) == (0.0, 0.0)
+    assert all(limit.kept == 1.0 for limit in limits)
+
+
+@pytest.mark.usefixtures("few_runs")
 def test_a_channel_that_gives_no_image_is_not_promised():
     measured = {CUT: drawn(4, 20, share=1.0, channel=CUT), BSC: drawn(4, 20)}
     profile, limits = propose(measured, bpp=1, quality=9)

@@ -143,7 +143,7 @@ def test_what_is_unsound_says_why(under_test):
 
 
 def test_trials_stop_where_they_decide_and_are_the_same_with_any_effort(under_test):
-    promise = Promise(NOISE, mean_drop=60.0, p5_drop=80.0, corrupted=0.9)
+    promise = Promise(NOISE, mean_drop=79.0, p5_drop=80.0, corrupted=0.9)
     loose = Profile(24.1, 99.0, 0.9, (promise,))
     quick, nightly = (
         under_test(profile=loose, trials=None, effort=EFFORTS[effort]).promised_trials[NOISE]
