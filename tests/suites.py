@@ -4,8 +4,18 @@ import shutil
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
+
 import robustkit.conformance
+from robustkit.judging import beforehand
 from robustkit.judging.finding import CLAIMS
+from robustkit.plugin import session, suite
+from robustkit.registry import registry
+
+# What a run in this process imports is forgotten at a test's end, but for what was there; and some of it can't be
+# imported twice.
+beforehand.load(session._LATE)
+suite.load([])
 
 CONFORMANCE = Path(robustkit.conformance.__file__).parent
 
@@ -349,9 +359,28 @@ NAMES = (
 
 def lean(*args: str) -> tuple[str, ...]:
     """Arguments of pytest in a test: without plugins that it has no use for, which take a quarter of a short run."""
-    given = any(arg.startswith("--hypothesis") for arg in args)
+    given = any(str(arg).startswith("--hypothesis") for arg in args)
     without = ("cacheprovider", "anyio", *(() if given else ("hypothesispytest",)))
     return (*(part for plugin in without for part in ("-p", f"no:{plugin}")), *args)
+
+
+def run_here(pytester: pytest.Pytester, *args: str, plugins: bool = False) -> pytest.RunResult:
+    """pytest in this process, which has imported what a process of its own would wait for.
+
+    Not for what changes the process itself: signals, limits, functions of other modules. Hypothesis keeps the seed that
+    it is given, so with one it is a process of its own. ``plugins`` are those that :func:`lean` leaves out.
+    """
+    if any(str(arg).startswith("--hypothesis") for arg in args):
+        return pytester.runpytest_subprocess(*lean(*args))
+    before = {entry.name: entry for entry in registry}
+    # Collecting all garbage of this process at the end takes longer than the run.
+    try:
+        return pytester.runpytest_inprocess(
+            "-p", "no:unraisableexception", *(("-p", "no:cacheprovider", *args) if plugins else lean(*args))
+        )
+    finally:
+        registry._entries.clear()
+        registry._entries.update(before)
 
 
 def make_suite(folder: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from robustkit import evalues
 from robustkit.certificates.model import ErrorRate
@@ -24,6 +23,7 @@ from robustkit.judging.regression import ALARM
 from robustkit.judging.trial import Trial
 from robustkit.profile import Profile, Promise
 from robustkit.quality import METRICS
+from robustkit.statistics import share_bound
 
 #: Simulated runs of a rate.
 RUNS = 400
@@ -126,9 +126,10 @@ def _least(what: str, each: Sequence[_Rate | None]) -> list[ErrorRate]:
         what += f" (on {worst.channel}, which hides it best of {len(found)})"
     if not worst.runs:
         return [ErrorRate(what, "detection", worst.rate, worst.rate, worst.rate, "exact")]
-    interval = stats.binomtest(round(worst.rate * worst.runs), worst.runs).proportion_ci(method="exact")
-    low, high = float(interval.low), float(interval.high)
-    return [ErrorRate(what, "detection", worst.rate, low, high, "simulated", worst.runs)]
+    # The same interval as scipy.stats has it, whose import every run would wait for.
+    found_out = np.arange(worst.runs) < round(worst.rate * worst.runs)
+    share = share_bound({"": found_out}, two_sided=True)
+    return [ErrorRate(what, "detection", worst.rate, share.low, share.high, "simulated", worst.runs)]
 
 
 def _losing_quality(

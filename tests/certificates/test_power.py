@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from robustkit import ErrorPattern, Outcome, Profile, Promise
 from robustkit.certificates import power
@@ -107,3 +108,11 @@ def test_moved_losses_have_the_mean_that_is_asked_for():
     (limit, *_) = power._limits(PROMISE, trials(drops), "psnr")
     moved = power._moved(drops, PROMISE, limit, 0.5)
     assert np.nanmean(limit.numbers(moved, PROMISE)) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(("caught", "runs"), [(0, 40), (1, 40), (39, 40), (40, 40), (397, 400), (1, 1)])
+def test_a_simulated_rate_has_the_exact_interval(caught, runs):
+    (found,) = power._least("it", [power._Rate(caught / runs, runs, CHANNEL)])
+    exact = stats.binomtest(caught, runs).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
+    assert (found.rate, found.runs) == (caught / runs, runs)

@@ -15,7 +15,7 @@ DAMAGE = "clean or degrades or corrupted"
 
 
 def test_jpeg_keeps_its_own_promises(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess(CONFORMANCE, "--codec", "jpeg", "-k", DAMAGE)
+    result = suites.run_here(pytester, CONFORMANCE, "--codec", "jpeg", "-k", DAMAGE)
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
 
 
@@ -26,7 +26,7 @@ def test_jpeg_breaks_the_promises_of_robust_turbo_ddcm(pytester: pytest.Pytester
     if own_rate:
         promises = replace(promises, bpp=own.bpp, quality=own.quality)
     file = pytester.makefile(".toml", promises=promises.to_toml())
-    result = pytester.runpytest_subprocess(CONFORMANCE, "--codec", "jpeg", "-k", DAMAGE, f"--robustkit-profile={file}")
+    result = suites.run_here(pytester, CONFORMANCE, "--codec", "jpeg", "-k", DAMAGE, f"--robustkit-profile={file}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     if own_rate:
         result.stdout.fnmatch_lines_random(

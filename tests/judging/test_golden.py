@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from suites import TOTAL, lean, make_suite
+from suites import TOTAL, make_suite, run_here
 
 from robustkit import ErrorPattern, Layout, Outcome, Region
 from robustkit.isolation import Decoded
@@ -343,9 +343,7 @@ def suite(pytester):
     make_suite(pytester.path)
 
     def run(*args):
-        return pytester.runpytest_subprocess(
-            *lean("conformance", "--robustkit-crop=64", "-k", "golden and not drops", *args)
-        )
+        return run_here(pytester, "conformance", "--robustkit-crop=64", "-k", "golden and not drops", *args)
 
     run.path = pytester.path
     return run

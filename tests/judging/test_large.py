@@ -12,14 +12,13 @@ from robustkit.judging.large import lay_out, misplaced, tile, worst
 from robustkit.judging.subject import CleanRoundTripFailed
 from robustkit.outcome import Outcome
 
-RNG = np.random.default_rng(8)
 #: A picture with detail, and the noise of a codec.
-PICTURE = RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+PICTURE = np.random.default_rng(8).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 WHOLE = lay_out(PICTURE, 384)
 
 
 def noisy(image, scale=5.0):
-    return np.clip(image + RNG.normal(0, scale, image.shape), 0, 255).astype(np.uint8)
+    return np.clip(image + np.random.default_rng(9).normal(0, scale, image.shape), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from robustkit.layout import Layout
 from robustkit.outcome import Outcome
 from robustkit.registry import CodecSpec, CodecUnavailable, Target
 
-RNG = np.random.default_rng(4)
-PICTURE = RNG.integers(30, 220, (16, 16, 3)).astype(np.uint8)
+PICTURE = np.random.default_rng(4).integers(30, 220, (16, 16, 3)).astype(np.uint8)
+NOISE = np.random.default_rng(5).integers(0, 256, PICTURE.shape, np.uint8)
 
 #: Two codecs whose decoders compute with torch. The stream of one is its pixels, masked by what a network's floats are
 #: to the last bit; the other's is plain, and floats only scale the picture.
@@ -351,7 +351,7 @@ def test_whoever_keeps_in_step_with_the_most_jitter_is_asked_no_more():
 @pytest.mark.parametrize("least", AMOUNTS[1:])
 def test_the_least_jitter_that_desynchronises_is_found(least):
     limit = amount({"ulps": least.ulps, "relative": least.relative})
-    found, _ = shaken(lambda s: RNG.integers(0, 256, PICTURE.shape, np.uint8) if amount(s) >= limit else PICTURE)
+    found, _ = shaken(lambda s: NOISE if amount(s) >= limit else PICTURE)
     assert found.lost.amount == found.beyond.amount == least
     assert found.lost.loss > 5
     assert str(found.lost).startswith("up to ")

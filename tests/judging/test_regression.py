@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from suites import TOTAL, lean, make_suite
+from suites import TOTAL, make_suite, run_here
 
 from robustkit import Outcome
 from robustkit.channels import BSC, Burst
@@ -322,7 +322,7 @@ def test_drops_are_recorded_compared_and_a_loss_is_found(pytester):
     options = ("--codec", "plain", "--robustkit-golden-dir", "mine", "--robustkit-images", "pictures")
 
     def suite(*more):
-        result = pytester.runpytest_subprocess(*lean("conformance", "-k", "golden_drops", "-rs", *options, *more))
+        result = run_here(pytester, "conformance", "-k", "golden_drops", "-rs", *options, *more)
         return result, result.stdout.str()
 
     result, text = suite()

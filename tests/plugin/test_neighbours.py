@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from textwrap import dedent
 
 import pytest
-from suites import TOTAL, make_suite
+from suites import TOTAL, make_suite, run_here
 
 from robustkit.plugin.options import OPTIONS
 
@@ -49,7 +49,7 @@ def beside(site, pytester, monkeypatch):
 @pytest.fixture
 def plain(pytester):
     """Run pytest in a folder that no plugin but robustkit's knows of."""
-    return lambda *args: pytester.runpytest_subprocess("-p", "no:cacheprovider", *args)
+    return lambda *args: run_here(pytester, *args, plugins=True)
 
 
 def text(result):

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
 import pytest
-from suites import CODECS, TOTAL, lean, make_suite
+from suites import CODECS, TOTAL, make_suite, run_here
 
 from robustkit.judging.finding import NOT_PROVED
 from robustkit.plugin.certifying import PARTS
@@ -26,7 +26,7 @@ def suite(pytester):
     make_suite(pytester.path)
 
     def run(*args):
-        return pytester.runpytest_subprocess(*lean(*QUICK, *args))
+        return run_here(pytester, *QUICK, *args)
 
     run.path = pytester.path
     return run
@@ -88,12 +88,12 @@ def test_a_fixture_of_the_users_own_named_codec_is_left_alone(pytester):
         (["--codec", "jpeg", "--robustkit-max-examples", "0"], "--robustkit-max-examples 0: give at least 1"),
         (["--codec", "jpeg", "--robustkit-memory-limit", "lots"], "write a size like 4GiB"),
         (["--codec", "jpeg", "--robustkit-time-limit", "0"], "seconds = 0"),
-        (["--codec", "jpeg", "--hypothesis-profile", "no-such"], "no-such"),
+        (["--codec", "jpeg", "--hypothesis-profile=no-such"], "no-such"),
         (["--codec", "jpeg", "--robustkit-golden-update", "-n", "2"], "leave -n out"),
     ],
 )
 def test_a_mistaken_option_is_a_usage_error(pytester, args, message):
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)
+    result = run_here(pytester, *args)
     assert result.ret == 4, text(result)
     assert message in text(result)
 

@@ -6,7 +6,7 @@ from datetime import date
 from textwrap import dedent
 
 import pytest
-from suites import TOTAL, lean, make_suite
+from suites import TOTAL, lean, make_suite, run_here
 
 from robustkit.judging.waivers import declared
 from robustkit.outcome import Failure, Outcome
@@ -108,10 +108,12 @@ def run(pytester):
     """Run pytest in a user's folder, which has the suite and a conftest with codecs; ``more`` is added to it."""
     make_suite(pytester.path)
 
-    def run(*args, more=""):
+    def run(*args, more="", alone=False):
         with (pytester.path / "conftest.py").open("a") as file:
             file.write(more)
-        return pytester.runpytest_subprocess(*lean("conformance", "--robustkit-crop=64", *args))
+        if alone:
+            return pytester.runpytest_subprocess(*lean("conformance", "--robustkit-crop=64", *args))
+        return run_here(pytester, "conformance", "--robustkit-crop=64", *args)
 
     run.path = pytester.path
     return run
@@ -124,7 +126,9 @@ def verdict(result, codec):
 
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_trouble_of_the_kit_or_the_machine_is_not_laid_to_the_codec(run, trouble):
-    result = run("--codec", "plain", "-k", "clean_round or encoding", more=BROKEN.format(dedent(TROUBLE[trouble])))
+    result = run(
+        "--codec", "plain", "-k", "clean_round or encoding", alone=True, more=BROKEN.format(dedent(TROUBLE[trouble]))
+    )
     assert result.ret == 1
     said = verdict(result, "plain")
     assert said.startswith("not certified: ")
@@ -277,7 +281,7 @@ def test_junit_says_what_the_verdicts_depend_on(run):
 )
 def test_a_run_that_is_cut_short_has_its_table_and_certifies_nothing(run, more, args, status):
     codec = "nameless" if args else "plain"
-    result = run("--codec", codec, "-k", "layout or bit_flips", *args, more=f"\n\n{more}")
+    result = run("--codec", codec, "-k", "layout or bit_flips", *args, alone=True, more=f"\n\n{more}")
     assert result.ret == status
     assert "the run was cut short" in verdict(result, codec)
     result.stdout.fnmatch_lines(["layout names every bit*"])

@@ -68,33 +68,38 @@ CHOSEN = {"perco": {"rate": 0.0313, "caption": "a cup of coffee"}, "cdc": {"step
 MEDIANS = torch.full((1, 2, 1, 1), 0.25)
 
 
-@pytest.fixture
-def workers(settings, tmp_path, monkeypatch):
-    """A codec on its stand-in in a worker of its own: the authors' modules collide with one another's."""
-    monkeypatch.syspath_prepend(str(STANDINS))
-    opened = []
+@pytest.fixture(scope="module")
+def workers(settings, tmp_path_factory):
+    """A codec on its stand-in in a worker of its own: the authors' modules collide with one another's.
+
+    Loading takes seconds, so tests share the worker.
+    """
+    opened = {}
 
     def start(name, **more):
-        opened.append(
-            CodecWorkers(
-                registry.get(name).spec(**{**settings(name), **CHOSEN.get(name, {}), **more}), directory=tmp_path
-            )
-        )
-        return opened[-1]
+        key = name, *more.items()
+        if key not in opened:
+            chosen = {**settings(name), **CHOSEN.get(name, {}), **more}
+            opened[key] = CodecWorkers(registry.get(name).spec(**chosen), directory=tmp_path_factory.mktemp("streams"))
+        return opened[key]
 
-    yield start
-    for pool in opened:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STANDINS))
+        yield start
+    for pool in opened.values():
         pool.close()
 
 
-@pytest.fixture(autouse=True)
-def with_packages(tmp_path_factory, monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def with_packages(tmp_path_factory):
     """Empty modules in place of the packages that are named and not installed."""
     folder = tmp_path_factory.mktemp("packages")
     for name in ("autograd", "einops", "lpips", "peft", "torchac", "transformers", "vector_quantize_pytorch"):
         if importlib.util.find_spec(name) is None:
             (folder / f"{name}.py").write_text("")
-    monkeypatch.syspath_prepend(str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield
 
 
 @pytest.mark.parametrize("name", SLOW_TO_IMPORT)
@@ -213,7 +218,8 @@ def test_the_suite_runs_on_it(name, settings, tmp_path):
         Image.fromarray(grown).save(tmp_path / f"{title}.png")
     more = [
         "-k",
-        "not golden and not survives",
+        # What other platforms and other places do is for the suite's own tests: it takes many processes.
+        "not golden and not survives and not platform and not ulp",
         "--robustkit-images",
         str(tmp_path),
         *lean(),
@@ -224,4 +230,4 @@ def test_the_suite_runs_on_it(name, settings, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
     done = subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(rf"{name}\.toml: not certified: (12 of 12|13 of 13) claims hold", done.stdout), done.stdout
+    assert re.search(rf"{name}\.toml: not certified: 11 of 11 claims hold", done.stdout), done.stdout
