@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import itertools
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ Width = Literal["column", "page"]
 WIDTHS: Mapping[str, float] = {"column": 3.4, "page": 7.0}
 #: Inches of a panel's height for its title and its horizontal axis.
 _AROUND = 0.56
+#: Points between the labels of two ticks, at the least.
+_BETWEEN = 1.5
 FORMATS = ("png", "svg", "pdf")
 DPI = 300
 #: Okabe and Ito's colours (2008), which colour-blind readers tell apart, without the yellow that vanishes on white, and
@@ -195,6 +199,38 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
     )
 
 
+def fit(figure: Figure) -> None:
+    """Where a panel is too narrow for what stands below it, tilt its ticks' labels and break its axis' label."""
+    figure.draw_without_rendering()
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    crowded = [tuple(_ticks(axes)) for axes in shown if _crowded(axes)]
+    for axes in shown:
+        # Panels that show the same look the same.
+        if tuple(_ticks(axes)) in crowded:
+            axes.tick_params(axis="x", labelrotation=45)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
+        said, room = axes.xaxis.label.get_text(), axes.get_window_extent().width
+        if said and "\n" not in said and (width := axes.xaxis.label.get_window_extent().width) > room:
+            axes.set_xlabel("\n".join(textwrap.wrap(said, max(8, int(len(said) * room / width)))))
+
+
+def _ticks(axes: Axes) -> list[str]:
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def _crowded(axes: Axes) -> bool:
+    """Whether labels of ticks on the x axis touch."""
+    boxes = sorted(
+        (box.x0, box.x1)
+        for label in axes.get_xticklabels()
+        if label.get_text() and not label.get_rotation()
+        for box in [label.get_window_extent()]
+    )
+    space = axes.get_figure(root=True).dpi * _BETWEEN / 72  # type: ignore[union-attr]
+    return any(start < stop + space for (_, stop), (start, _) in itertools.pairwise(boxes))
+
+
 def plain(label: str) -> str:
     """Text from outside as matplotlib shows it letter by letter: no mathematics, and of controls only new lines."""
     return "\n".join(printable(line, lines=False) for line in label.split("\n")).replace("$", r"\$")
@@ -232,6 +268,8 @@ def store(drawn: Drawn, folder: Path, about: About, formats: Sequence[str] = FOR
         "pdf": {"Title": drawn.name, "Subject": said, "Creator": "robustkit", "CreationDate": None, "ModDate": None},
     }
     with mpl.rc_context(_SETTINGS):
+        if formats:
+            fit(drawn.figure)
         for kind in formats:
             data = io.BytesIO()
             drawn.figure.savefig(data, format=kind, dpi=dpi, metadata=metadata[kind])

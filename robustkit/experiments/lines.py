@@ -239,6 +239,8 @@ def places_of(steps: Sequence[Step]) -> dict[str, float]:
 
 
 def logarithmic(values: Sequence[float]) -> bool:
+    if len(values) > 2 and np.allclose(np.diff(sorted(values), n=2), 0, atol=1e-9 * max(values)):
+        return False
     return min(values) > 0 and max(values) / min(values) >= 8
 
 
@@ -250,7 +252,10 @@ def horizontal(panel: Axes, steps: Sequence[Step], places: Mapping[str, float], 
     if logarithmic(at):
         panel.set_xscale("log")
     panel.set_xlabel(axis)
-    ticks = {places[step.channel]: step.label if step.at is None else _tick(step.at) for step in steps}
+    ticks = {
+        places[step.channel]: step.label if step.at is None else _tick(step.at, powers=logarithmic(at))
+        for step in steps
+    }
     panel.xaxis.set_major_locator(FixedLocator(list(ticks)))
     panel.xaxis.set_major_formatter(FixedFormatter(list(ticks.values())))
     panel.xaxis.set_minor_locator(NullLocator())
@@ -273,9 +278,9 @@ def horizontal(panel: Axes, steps: Sequence[Step], places: Mapping[str, float], 
                        markeredgewidth=0.6, transform=moved, clip_on=False, zorder=11)  # fmt: skip
 
 
-def _tick(value: float) -> str:
+def _tick(value: float, *, powers: bool) -> str:
     exponent = math.log10(value) if value > 0 else math.nan
-    if value > 0 and abs(exponent - round(exponent)) < 1e-9 and not -1 < round(exponent) < 4:
+    if powers and abs(exponent - round(exponent)) < 1e-9 and not -1 < round(exponent) < 4:
         return f"$10^{{{round(exponent)}}}$"
     return f"{value:g}"
 

@@ -7,6 +7,7 @@ and ``memory`` differ from run to run; all other columns are the same whenever a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -104,6 +105,21 @@ def ordered(found: pa.Table) -> pa.Table:
 def without_timings(found: pa.Table) -> pa.Table:
     """The columns that are the same in every run."""
     return found.drop_columns([name for name in TIMINGS if name in found.column_names])
+
+
+def with_timings(found: pa.Table, side: pa.Table | None = None) -> pa.Table:
+    """The rows with the columns that :func:`without_timings` leaves out.
+
+    Args:
+        found: without them.
+        side: has them, row for row; ``None`` where nobody knows them: seconds are then NaN, and memory is null.
+    """
+    for name in TIMINGS:
+        field = SCHEMA.field(name)
+        unknown = None if field.nullable else math.nan
+        column = pa.array([unknown] * found.num_rows, field.type) if side is None else side[name]
+        found = found.append_column(field, column)
+    return found
 
 
 def keys(found: pa.Table) -> list[tuple[str, str, str, int]]:

@@ -5,7 +5,8 @@ was done is what the parts name. Two runs may write into one folder: a part's na
 the same chunk run twice is one file.
 
 ``DIR/parts/`` has the parts. ``DIR/rows.parquet`` and ``DIR/timings.parquet`` are what compaction makes of them: the
-rows in a fixed order, and beside them seconds and memory, row for row. The first is the same bytes for the same rows.
+rows in a fixed order, and beside them seconds and memory, row for row. The first is the same bytes for the same rows,
+so it is what people keep and hand on; without the second, seconds and memory are not known.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def read(directory: str | Path) -> pa.Table:
 
     Returns:
         The columns of :func:`robustkit.experiments.rows.schema`, with what is said of the metrics in its metadata.
+        Seconds are NaN and memory is null where the timings are not beside the rows.
 
     Raises:
         RowsError: there is no such folder or no row in it; or a file can't be read, which is named.
@@ -231,10 +233,12 @@ def _compacted(folder: Path) -> Iterable[pa.Table]:
         return []
     with _readable(folder / ROWS):
         found = pq.read_table(folder / ROWS, partitioning=None)
+        if wrong := rows.check_columns(rows.with_timings(found).schema):
+            raise ValueError(wrong[0])
+    if not (folder / SIDE).exists():
+        return [rows.with_timings(found)]
     with _readable(folder / SIDE):
         side = pq.read_table(folder / SIDE, partitioning=None)
         if rows.keys(side) != rows.keys(found):
             raise ValueError(f"its rows are not those of {ROWS}")
-    for name in rows.TIMINGS:
-        found = found.append_column(rows.SCHEMA.field(name), side[name])
-    return [found]
+        return [rows.with_timings(found, side)]

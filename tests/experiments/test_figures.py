@@ -310,6 +310,33 @@ def test_no_text_is_smaller_than_six_points():
             assert figure.figure.get_figwidth() == drawing.WIDTHS[width]
 
 
+def test_labels_below_a_narrow_panel_neither_touch_nor_leave_it():
+    severities = {"bsc(ber=%g)": (1e-3, 1e-2, 2e-2), "truncation(keep=%g)": (0.9, 0.5, 0.1)}
+    for spelling, values in severities.items():
+        channels = [(spelling % value, 1 - value if "keep" in spelling else value) for value in values]
+        found = results(
+            [row("jpeg", "a", channel, 0, severity=severity) for channel, severity in channels]
+            + [row("jpeg", "a", "clean", -1)]
+        )
+        (figure,) = lines.against_damage(found, [found.metric("psnr"), found.metric("lpips")], width="column")
+        with drawing.style():
+            drawing.fit(figure.figure)
+            figure.figure.draw_without_rendering()
+        for panel in figure.figure.axes[:3]:
+            assert not drawing._crowded(panel)
+            tilted = {label.get_rotation() for label in panel.get_xticklabels()}
+            assert tilted == ({45} if "ber" in spelling else {0})
+            label = panel.xaxis.label.get_window_extent()
+            assert label.x0 >= 0
+            assert label.x1 <= figure.figure.bbox.width
+            assert panel.xaxis.label.get_text().split() in (
+                ["bit", "error", "rate"],
+                ["share", "of", "the", "stream", "cut", "off"],
+            )
+    # Shares that are evenly spaced are drawn so, and not as powers.
+    assert [label.get_text() for label in panel.get_xticklabels()][1:] == ["0.1", "0.5", "0.9"]
+
+
 def test_the_legend_covers_no_panel():
     found = real(["jpeg", "webp", "robust-turbo-ddcm", "jpeg+rs(255,191)@q10", "jpeg2000@q30"])
     for width in ("column", "page"):

@@ -1,6 +1,7 @@
 """Rows on disk: whole parts or none, one row a trial, the same bytes for the same rows."""
 
 import errno
+import math
 import os
 
 import pyarrow as pa
@@ -94,6 +95,19 @@ def test_the_same_rows_are_the_same_bytes(tmp_path):
     again = store.read(one / "whole")
     assert again.equals(store.read(one))
     assert again["seconds"].to_pylist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_compacted_rows_are_read_without_their_timings_too(tmp_path):
+    store.write_compacted(tmp_path, made(0, 1, memory=5))
+    assert store.read(tmp_path)["seconds"].to_pylist() == [0.1, 0.1]
+    (tmp_path / store.SIDE).unlink()
+    found = store.read(tmp_path)
+    assert rows.without_timings(found).equals(rows.without_timings(made(0, 1)))
+    assert found["memory"].to_pylist() == [None, None]
+    assert all(map(math.isnan, found["seconds"].to_pylist()))
+    # Rows that were handed on without them, and more that were run since.
+    store.write_part(tmp_path, made(1, 2))
+    assert store.read(tmp_path)["trial"].to_pylist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("cut", [0, 4, 0.5])
