@@ -90,14 +90,16 @@ def affordable(subject: Subject, seconds: float) -> int:
     return max(LEAST, min(RECORDED, int(seconds / once) if once else RECORDED))
 
 
-def at_first(recorded: int, rounds: int) -> int:
+def at_first(recorded: int, rounds: int, ran: int = 0) -> int:
     """Trials of each image and channel that a comparison begins with: half of a run's rounds, so that it is cheap.
 
     Args:
         recorded: trials of each that there are.
         rounds: that the effort has at the most.
+        ran: rounds of these trials that have run already; if they lack one of half, they do.
     """
-    return max(LEAST, min(recorded, rounds // 2))
+    half = rounds // 2
+    return max(LEAST, min(recorded, ran if ran == half - 1 else half))
 
 
 def trials_of(subject: Subject, channel: Channel, least: int, seed: int | None = None) -> list[Trial]:
