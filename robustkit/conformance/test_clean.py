@@ -1,12 +1,13 @@
 """Without damage: rate, quality and determinism. Where an image comes to grief, all other checks are blocked."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from robustkit import EncodeError, ErrorPattern, Outcome, channels
-from robustkit.isolation import WorkerError
+from robustkit.isolation import CodecWorkers, WorkerError
 from robustkit.judging.finding import Verdict
 from robustkit.judging.history import bare_decodes, histories
 from robustkit.judging.large import misplaced
@@ -61,24 +62,31 @@ def test_encoding_is_deterministic(sound_codec: Subject, claim: Claim) -> None:
     """Catches an encoder that depends on the time, on its process, or on what it encoded before."""
     small = sound_codec.small
     first = time.monotonic()
-    others = sound_codec.elsewhere
-    for where, workers in [("the same process", sound_codec.workers), ("another process", others)]:
-        if workers is others:
-            # A clock in whole seconds must have gone on.
-            time.sleep(max(0.0, first + 1.0 - time.monotonic()))
-        for clean in small.values():
-            try:
-                again = workers.encode(clean.original)
-            except (EncodeError, WorkerError) as error:
-                said = f"{clean.image} encoded again in {where}: {error}"
-            else:
-                if again == clean.bitstream:
-                    continue
-                said = f"{clean.image} encoded again in {where}: other bits"
-            claim.broken(said, "the same bits", last=claim.replay_clean(clean))
+    # Another process loads the codec meanwhile.
+    with ThreadPoolExecutor(1) as loading:
+        others = loading.submit(lambda: sound_codec.elsewhere)
+        said = [encoded_again(sound_codec.workers, clean, "the same process") for clean in small.values()]
+        there = others.result()
+    if not any(said):
+        # A clock in whole seconds must have gone on.
+        time.sleep(max(0.0, first + 1.0 - time.monotonic()))
+        with ThreadPoolExecutor(len(there.pids)) as executor:
+            said = list(executor.map(lambda clean: encoded_again(there, clean, "another process"), small.values()))
+    for clean, different in zip(small.values(), said, strict=True):
+        if different is not None:
+            claim.broken(different, "the same bits", last=claim.replay_clean(clean))
             return
     images = len(small)
     claim.kept(f"{images} images, 2 processes", "the same bits", numbers={"images": float(images), "processes": 2.0})
+
+
+def encoded_again(workers: CodecWorkers, clean: Clean, where: str) -> str | None:
+    """What encoding an image again gave that its stream is not, in words; ``None`` if nothing."""
+    try:
+        again = workers.encode(clean.original)
+    except (EncodeError, WorkerError) as error:
+        return f"{clean.image} encoded again in {where}: {error}"
+    return None if again == clean.bitstream else f"{clean.image} encoded again in {where}: other bits"
 
 
 @pytest.mark.robustkit_claim("decode.deterministic")
@@ -131,8 +139,10 @@ def test_decoding_a_batch_equals_decoding_singly(sound_codec: Subject, claim: Cl
     # As many as one batch, from each process's, of each image.
     some = [each for i, each in enumerate(every) if (i + i // BATCH) % len(sound_codec.workers.pids) == 0]
     # The last one first: each has other neighbours in time, too.
-    for (clean, pattern), stream, batched in reversed(some):
-        single = sound_codec.workers.decode(stream, shape=shape)
+    some.reverse()
+    with ThreadPoolExecutor(len(sound_codec.workers.pids)) as executor:
+        alone = list(executor.map(lambda each: sound_codec.workers.decode(each[1], shape=shape), some))
+    for ((clean, pattern), _, batched), single in zip(some, alone, strict=True):
         if (single.image is None) != (batched.image is None) or single.outcome != batched.outcome:
             claim.broken(
                 f"{clean.image}: {batched.outcome or 'an image'} in a batch, {single.outcome or 'an image'} singly",

@@ -325,14 +325,36 @@ class CodecWorkers:
 
         Args and errors as :meth:`decode`.
         """
-        size = _even(len(bitstreams), self._batch, len(self._workers))
-        chunks = [bitstreams[i : i + size] for i in range(0, len(bitstreams), size)]
+        (decoded,) = self.decode_groups([(bitstreams, shape)])
+        return decoded
+
+    def decode_groups(self, groups: Sequence[tuple[Sequence[bytes], tuple[int, int] | None]]) -> list[list[Decoded]]:
+        """Decode groups of bitstreams, each of one shape, as :meth:`decode_many` does, all of them side by side.
+
+        With as many groups as processes a batch is no smaller than it must be: of small images a large one is cheaper.
+
+        Args:
+            groups: bitstreams of any length and content, and the height and width that their images must have.
+
+        Raises:
+            as :meth:`decode`.
+        """
+        share = -(-len(self._workers) // max(1, len(groups)))
+        chunks = []
+        for number, (bitstreams, shape) in enumerate(groups):
+            size = _even(len(bitstreams), self._batch, share)
+            chunks += [(number, bitstreams[i : i + size], shape) for i in range(0, len(bitstreams), size)]
+        found: list[list[Decoded]] = [[] for _ in groups]
         if len(self._workers) == 1 or len(chunks) <= 1:
-            return [decoded for chunk in chunks for decoded in self._chunk(chunk, shape)]
+            for number, chunk, shape in chunks:
+                found[number] += self._chunk(chunk, shape)
+            return found
         with ThreadPoolExecutor(len(self._workers)) as executor:
-            futures = [executor.submit(self._chunk, chunk, shape) for chunk in chunks]
+            futures = [(number, executor.submit(self._chunk, chunk, shape)) for number, chunk, shape in chunks]
             try:
-                return [decoded for future in futures for decoded in future.result()]
+                for number, future in futures:
+                    found[number] += future.result()
+                return found
             except BaseException:
                 # Otherwise Ctrl-C would wait for every decode that is under way.
                 executor.shutdown(wait=False, cancel_futures=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
@@ -57,10 +58,9 @@ class Histories:
     different: Forgetting | None = None
     _expected: dict[bytes, Decoded] = field(default_factory=dict, repr=False)
 
-    def compare(self, clean: Clean, pattern: ErrorPattern, workers: CodecWorkers, where: str) -> bool:
-        """Decode a stream again; whether it came out as it did before."""
+    def compare(self, clean: Clean, pattern: ErrorPattern, decoded: Decoded, where: str) -> bool:
+        """Take note of what a stream was decoded to; whether it came out as it did before."""
         stream = pattern.apply(clean.bitstream)
-        decoded = workers.decode(stream, shape=clean.shape)
         first = self._expected.setdefault(stream, decoded)
         self.decodes += 1
         self.streams = len(self._expected)
@@ -73,26 +73,25 @@ class Histories:
 def histories(subject: Subject) -> Histories:
     """Decode damaged streams as the first of a process, after another image, after a refusal, after a cut stream.
 
-    It ends with the first that differs.
+    Two processes decode side by side. It ends with the first stream that differs.
 
     Args:
         subject: the codec; its small images are used.
     """
+    with ThreadPoolExecutor(1) as aside:
+        return _histories(subject, aside)
+
+
+def _histories(subject: Subject, aside: ThreadPoolExecutor) -> Histories:
     found = Histories()
     smalls = list(subject.small.values())
     here, there = subject.workers, subject.elsewhere
     slow = any(subject.work.clean(clean.shape).effort > SLOW for clean in smalls[:IMAGES])
     for number, clean in enumerate(smalls[: 1 if slow else IMAGES]):
         probes = _probes(subject, clean)
-        for where in ("the same process", "the same process again"):
-            for probe in probes:
-                if not found.compare(clean, probe, here, f"in {where}"):
-                    return found
         # Streams of other kinds come first in the first process, cut ones in another.
-        for probe in [p for p in probes if not p.harmless][:: 2 if number else 1][: IMAGES - number]:
-            there.restart()
-            if not found.compare(clean, probe, there, "as the first of another process"):
-                return found
+        firsts = [p for p in probes if not p.harmless][:: 2 if number else 1][: IMAGES - number]
+        first = aside.submit(_as_first, there, [(clean, probe) for probe in firsts])
         other = smalls[(number + 1) % len(smalls)]
         refused = _refused(subject, clean)
         before = [
@@ -104,10 +103,47 @@ def histories(subject: Subject) -> Histories:
         pairs = [(after, probe) for after in before for probe in probes]
         if subject.work.clean(clean.shape).effort > SLOW:
             pairs = [(after, probes[(i + number) % len(probes)]) for i, after in enumerate(before)]
-        for (said, source, pattern), probe in pairs:
-            there.decode(pattern.apply(source.bitstream), shape=source.shape)
-            if not found.compare(clean, probe, there, f"in another process, after {said}"):
+        after = aside.submit(_after, there, [((source, pattern), (clean, p)) for (_, source, pattern), p in pairs])
+        again = [(probe, f"in {where}") for where in ("the same process", "the same process again") for probe in probes]
+        decoded = [_decode(here, clean, probe) for probe, _ in again]
+        tried = [
+            *zip(again, decoded, strict=True),
+            *zip(((p, "as the first of another process") for p in firsts), first.result(), strict=True),
+            *zip(((p, f"in another process, after {said[0]}") for said, p in pairs), after.result(), strict=True),
+        ]
+        for (probe, where), image in tried:
+            if not found.compare(clean, probe, image, where):
                 return found
+    return found
+
+
+def _decode(pool: CodecWorkers, clean: Clean, pattern: ErrorPattern) -> Decoded:
+    return pool.decode(pattern.apply(clean.bitstream), shape=clean.shape)
+
+
+def _decode_each(pool: CodecWorkers, streams: Sequence[tuple[Clean, ErrorPattern]]) -> list[Decoded]:
+    """Decode streams one by one, as many side by side as there are processes."""
+    with ThreadPoolExecutor(len(pool.pids)) as executor:
+        return list(executor.map(lambda stream: _decode(pool, *stream), streams))
+
+
+def _after(
+    pool: CodecWorkers, streams: Sequence[tuple[tuple[Clean, ErrorPattern], tuple[Clean, ErrorPattern]]]
+) -> list[Decoded]:
+    """Decode each second stream after the first, in one process: nobody else asks for one, so it is always the same."""
+    found = []
+    for before, stream in streams:
+        _decode(pool, *before)
+        found.append(_decode(pool, *stream))
+    return found
+
+
+def _as_first(pool: CodecWorkers, streams: Sequence[tuple[Clean, ErrorPattern]]) -> list[Decoded]:
+    """Decode each stream as the first of a process."""
+    found: list[Decoded] = []
+    while len(found) < len(streams):
+        pool.restart()
+        found += _decode_each(pool, streams[len(found) : len(found) + len(pool.pids)])
     return found
 
 
@@ -122,21 +158,28 @@ def bare_decodes(subject: Subject) -> Histories:
     if any(subject.work.clean(clean.shape).effort > SLOW for clean in smalls):
         smalls = smalls[:IMAGES]
     there, written = subject.elsewhere, []
-    for clean in smalls:
-        try:
-            stream = there.encode(clean.original)
-        except (EncodeError, WorkerError):
+    with ThreadPoolExecutor(len(there.pids)) as executor:
+        streams = list(executor.map(lambda clean: _encoded(there, clean), smalls))
+    for clean, stream in zip(smalls, streams, strict=True):
+        if stream is None:
             continue
         if stream != clean.bitstream:
             clean = replace(clean, bitstream=stream, layout=Layout((), 8 * len(stream)))
-        written.append(clean)
-        found.compare(clean, ErrorPattern(clean.bits), there, "")
+        written.append((clean, ErrorPattern(clean.bits)))
+    for whole, decoded in zip(written, _decode_each(there, written) if written else [], strict=True):
+        found.compare(*whole, decoded, "")
     bare = subject.bare_elsewhere()
-    for clean in written:
-        where = "where neither the process that encoded it nor its files were left"
-        if not found.compare(clean, ErrorPattern(clean.bits), bare, where):
+    for whole, decoded in zip(written, _decode_each(bare, written) if written else [], strict=True):
+        if not found.compare(*whole, decoded, "where neither the process that encoded it nor its files were left"):
             break
     return found
+
+
+def _encoded(pool: CodecWorkers, clean: Clean) -> bytes | None:
+    try:
+        return pool.encode(clean.original)
+    except (EncodeError, WorkerError):
+        return None
 
 
 def few_decodes(subject: Subject) -> None:
@@ -152,7 +195,7 @@ def few_decodes(subject: Subject) -> None:
 def trouble_left(subject: Subject) -> list[LeftBehind]:
     """What decoding has left behind so far, what is proved first."""
     found = list(subject.opinions.left)
-    for reason, count in (subject.opinions.replaced() + subject.replaced_before).items():
+    for reason, count in subject.opinions.replaced().items():
         # An outcome says that memory ran out.
         if not reason.startswith("ran out of memory"):
             times = "once" if count == 1 else f"{count} times"
@@ -209,8 +252,11 @@ def _cut(clean: Clean) -> ErrorPattern:
 
 
 def _refused(subject: Subject, clean: Clean) -> ErrorPattern | None:
-    """Damage that the codec refuses: flips in front, then many, then a stream of a few bytes."""
-    for pattern in _harsh(subject, clean):
+    """Damage that the codec refuses: a flip in front, many flips, more flips in front, a stream of a few bytes."""
+    first, *harsh = _harsh(subject, clean)
+    # Who lets one flip in front pass may repair them all.
+    many = [pattern for pattern in harsh if len(pattern.flips) > 1]
+    for pattern in [first, *many, *(pattern for pattern in harsh if len(pattern.flips) <= 1)]:
         if _decoded(subject, clean, pattern).outcome is Outcome.REFUSED:
             return pattern
     return None

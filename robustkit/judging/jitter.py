@@ -162,13 +162,19 @@ class Shaker:
         # Whoever keeps in step with the most needs no other.
         most = [self._shaken(number, more[-1], 0) for number in range(len(self._cleans))]
         found.most = next((s for s in most if s is not None), None)
-        if not any(s is not None and s.difference.match is Match.DESYNCHRONISED for s in most):
-            return found
-        for amount in more:
-            for number in range(len(self._cleans)):
-                shaken = most[number] if amount is more[-1] else self._shaken(number, amount, 0)
-                if shaken is not None and self._taken(shaken):
-                    return found
+        known = {len(more) - 1: [shaken for shaken in most if shaken is not None]}
+        for wanted in (_strays, _loses):
+            # More jitter does no less: halving finds the least that does it.
+            if not any(map(wanted, known[len(more) - 1])):
+                break
+            low, high = 0, len(more) - 1
+            while low < high:
+                middle = (low + high) // 2
+                if middle not in known:
+                    tried = [self._shaken(number, more[middle], 0) for number in range(len(self._cleans))]
+                    known[middle] = [shaken for shaken in tried if shaken is not None]
+                low, high = (low, middle) if any(map(wanted, known[middle])) else (middle + 1, high)
+            self._taken(next(filter(wanted, known[high])))
         return found
 
     def _begin(self) -> bool:
@@ -211,6 +217,14 @@ class Shaker:
         if decoded.image is not None:
             loss = _decibels(clean.original, still) - _decibels(clean.original, decoded.image)
         return Shaken(clean, amount, seed, difference, loss)
+
+
+def _strays(shaken: Shaken) -> bool:
+    return shaken.difference.match is Match.DESYNCHRONISED
+
+
+def _loses(shaken: Shaken) -> bool:
+    return shaken.lost
 
 
 def _decibels(original: Image, image: Image) -> float:

@@ -11,6 +11,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -118,13 +119,20 @@ class Asked:
 
     def decode_many(self, streams: Sequence[bytes], shape: Shape) -> list[Decoded]:
         """Decode streams of one shape, in batches where the codec has them."""
-        history = [*self._before, *((stream, shape) for stream in streams)]
-        start = len(self._before)
-        self._before.extend((stream, shape) for stream in streams)
-        results = self.pool.decode_many(streams, shape=shape)
-        for i, decoded in enumerate(results):
-            before = history[max(0, start + i - HISTORY) : start + i]
-            results[i] = self._confirmed(decoded, history[start + i], before, fresh=False)
+        (results,) = self.decode_groups([(streams, shape)])
+        return results
+
+    def decode_groups(self, groups: Sequence[tuple[Sequence[bytes], Shape]]) -> list[list[Decoded]]:
+        """Decode groups of streams, each of one shape, in batches where the codec has them."""
+        now = [(stream, shape) for streams, shape in groups for stream in streams]
+        history = [*self._before, *now]
+        at = len(self._before)
+        self._before.extend(now)
+        results = self.pool.decode_groups(groups)
+        for group in results:
+            for i, decoded in enumerate(group):
+                group[i] = self._confirmed(decoded, history[at], history[max(0, at - HISTORY) : at], fresh=False)
+                at += 1
         return results
 
     def fresh(self) -> None:
@@ -168,6 +176,15 @@ class Asked:
             found = self.pool.decode(stream, shape=shape)
         self.fresh()
         return found is not None and found.outcome is decoded.outcome
+
+
+class Group(NamedTuple):
+    """Streams of one shape, as :meth:`Opinions.decode_many` takes them."""
+
+    streams: Sequence[bytes]
+    shape: Shape
+    sample: Sequence[bool]
+    known: Sequence[Image | None] = ()
 
 
 class Opinions:
@@ -236,21 +253,35 @@ class Opinions:
             sample: which of those that give an image are looked at twice, where not all are.
             known: the clean images; a stream that still gives its own tells little, and is not in the sample.
         """
-        results = self._first.decode_many(streams, shape)
+        (results,) = self.decode_groups([Group(streams, shape, sample, known)])
+        return results
+
+    def decode_groups(self, groups: Sequence[Group]) -> list[list[Decoded]]:
+        """Decode streams of several shapes as :meth:`decode_many` does those of one, side by side."""
+        results = self._first.decode_groups([(group.streams, group.shape) for group in groups])
+        due = [self._chosen(group, found) for group, found in zip(groups, results, strict=True)]
+        asked = [([group.streams[i] for i in some], group.shape) for group, some in zip(groups, due, strict=True)]
+        there = self._second.decode_groups(asked) if any(due) else [[] for _ in groups]
+        for group, found, some, others in zip(groups, results, due, there, strict=True):
+            for i, other in zip(some, others, strict=True):
+                found[i] = self._judged(found[i], other, group.streams[i], group.shape, batch=True)
+            for stream, decoded in zip(group.streams, found, strict=True):
+                if decoded.outcome is Outcome.REFUSED:
+                    self._refused = stream, group.shape
+                self._account(stream, group.shape, decoded)
+        return results
+
+    def _chosen(self, group: Group, results: Sequence[Decoded]) -> list[int]:
+        """Of which streams a second process is asked: in another order, and so in other batches."""
+        known, shape = group.known, group.shape
         shown = [i for i, decoded in enumerate(results) if decoded.image is not None]
         self.images += len(shown)
         intact = {i for i in shown if known and results[i].judged(known[i]) is Outcome.INTACT}
-        due = [i for i in shown if (sample[i] and i not in intact) or self._due(streams[i], shape, share=False)]
-        # In another order, and so in other batches.
+        due = [
+            i for i in shown if (group.sample[i] and i not in intact) or self._due(group.streams[i], shape, share=False)
+        ]
         due.reverse()
-        there = self._second.decode_many([streams[i] for i in due], shape) if due else []
-        for i, other in zip(due, there, strict=True):
-            results[i] = self._judged(results[i], other, streams[i], shape, batch=True)
-        for stream, decoded in zip(streams, results, strict=True):
-            if decoded.outcome is Outcome.REFUSED:
-                self._refused = stream, shape
-            self._account(stream, shape, decoded)
-        return results
+        return due
 
     def _due(self, stream: bytes, shape: Shape, *, share: bool = True) -> bool:
         """Whether an image is looked at twice: all of them where that is cheap, cut streams, and a share."""

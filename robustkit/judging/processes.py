@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -44,8 +43,6 @@ class Processes:
         self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
         self._works_elsewhere = True
         self._crowded = False
-        #: Why processes were replaced elsewhere, of those that were ended for more of them: ``CodecWorkers.replaced``.
-        self.replaced_before: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -99,19 +96,6 @@ class Processes:
         self._crowded = True
         return True
 
-    def crowd_elsewhere(self) -> CodecWorkers:
-        """:attr:`elsewhere`, with as many processes as :meth:`crowd` has made of those that decode, if there is room.
-
-        A process that was there before is ended.
-        """
-        if self._crowded and self._fit(self.workers):
-            before = self.__dict__.pop("elsewhere", None)
-            if before is not None:
-                before.close()
-                self.replaced_before += before.replaced
-            self.elsewhere = self._elsewhere_pool(_most())
-        return self.elsewhere
-
     def _fit(self, pool: CodecWorkers) -> bool:
         """Whether there are cores for several processes such as those of ``pool``, and twice the memory for them."""
         room, each = available(), max(map(resident, pool.pids), default=0)
@@ -121,9 +105,10 @@ class Processes:
     def elsewhere(self) -> CodecWorkers:
         """A process that differs from the others in all that decoding and encoding must not depend on.
 
-        It works in another directory, unless the codec can't be loaded there.
+        It works in another directory, unless the codec can't be loaded there. Where :meth:`crowd` has put several in
+        place of the one that decodes, and there is room, there are as many of these, each with a share of the cores.
         """
-        return self._elsewhere_pool(1)
+        return self._elsewhere_pool(_most() if self._crowded and self._fit(self.workers) else 1)
 
     def _elsewhere_pool(self, workers: int) -> CodecWorkers:
         if self._elsewhere is None:
@@ -141,7 +126,7 @@ class Processes:
         return self.fresh_workers(workers=workers, environment=elsewhere())
 
     def bare_elsewhere(self) -> CodecWorkers:
-        """:attr:`elsewhere` as a new process, with none of the files that the one before has put beside itself.
+        """:attr:`elsewhere` anew, with none of the files that the processes before have put beside themselves.
 
         Those in its working directory are removed, if that is its own, and its temporary ones.
         """

@@ -23,7 +23,7 @@ from robustkit.judging import assess
 from robustkit.judging.assess import Assessment, Rule
 from robustkit.judging.effort import CLEAR, EFFORTS, STEP, Effort, Sizes, cost_of
 from robustkit.judging.once import Once
-from robustkit.judging.opinion import Opinions, sampled
+from robustkit.judging.opinion import Group, Opinions, sampled
 from robustkit.judging.processes import Processes
 from robustkit.judging.trial import Clean, Trial
 from robustkit.judging.work import Work
@@ -34,6 +34,8 @@ from robustkit.registry import CodecSpec
 
 #: Streams handed to ``decode_many`` at a time, so that a long run shows progress and holds few images.
 CHUNK = 48
+#: Pixels of trials up to which twice as many are: fewer and larger batches, and fewer waits of one process for another.
+PIXELS = 1 << 23
 #: Cost of a clean decode above which several processes decode side by side.
 CROWDED = 0.25
 #: Height and width of the crops that the searches damage, because decoding them is cheap: two squares, odd sides, and
@@ -138,7 +140,7 @@ class Subject(Processes):
     @cached_property
     def opinions(self) -> Opinions:
         """Who decodes damaged streams."""
-        return Opinions(self.workers, self.crowd_elsewhere, self.work, self.limits.seconds)
+        return Opinions(self.workers, lambda: self.elsewhere, self.work, self.limits.seconds)
 
     @cached_property
     def once(self) -> Once:
@@ -315,7 +317,9 @@ class Subject(Processes):
     @cached_property
     def crops(self) -> dict[str, Clean | CleanRoundTripFailed]:
         """The round trip of each crop of :data:`SMALL` and :data:`THIN`, or why it did not work, by image and size."""
-        return {label: self._crop(name, size) for label, (name, size) in self._labels((*SMALL, *THIN)).items()}
+        labels = self._labels((*SMALL, *THIN))
+        with ThreadPoolExecutor(len(self.workers.pids)) as executor:
+            return dict(zip(labels, executor.map(lambda crop: self._crop(*crop), labels.values()), strict=True))
 
     def _labels(self, sizes: Sequence[tuple[int, int]]) -> dict[str, tuple[str, tuple[int, int]]]:
         """Image and size of each crop, one image after the other; of small images, as much as there is."""
@@ -458,7 +462,9 @@ class Subject(Processes):
             ChannelError: a channel can't be drawn for a stream.
         """
         waiting = iter(jobs)
-        while chunk := list(islice(waiting, CHUNK)):
+        largest = max((math.prod(clean.shape) for clean in self.clean.values()), default=1)
+        size = max(CHUNK, min(2 * CHUNK, PIXELS // largest))
+        while chunk := list(islice(waiting, size)):
             drawn = [(self.clean[job.image], self.pattern(job)) for job in chunk]
             sample = [self._sampled(job) for job in chunk]
             for job, (clean, pattern), decoded in zip(chunk, drawn, self.decode_all(drawn, sample), strict=True):
@@ -522,11 +528,15 @@ class Subject(Processes):
         if not self.workers.batched:
             yield from ((i, self.decode(stream, shape=shape)) for i, (stream, shape) in enumerate(streams))
             return
-        for shape in dict.fromkeys(shape for _, shape in streams):
-            here = [i for i, (_, other) in enumerate(streams) if other == shape]
-            decoded = self.opinions.decode_many(
-                [streams[i][0] for i in here], shape=shape, sample=[sampled(i, len(here)) for i in range(len(here))]
-            )
+        places = [
+            [i for i, (_, other) in enumerate(streams) if other == shape]
+            for shape in dict.fromkeys(shape for _, shape in streams)
+        ]
+        groups = [
+            Group([streams[i][0] for i in here], streams[here[0]][1], [sampled(i, len(here)) for i in range(len(here))])
+            for here in places
+        ]
+        for here, decoded in zip(places, self.opinions.decode_groups(groups), strict=True):
             yield from zip(here, decoded, strict=True)
 
     def decode_all(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -69,7 +71,10 @@ class GoldenCheck:
             self._record(photographs)
         manifest = self._manifest()
         coder = self._coder()
-        mismatches = golden_files.compare(self.path, manifest, coder, photographs)
+        with ThreadPoolExecutor(len(self.codec.workers.pids)) as executor:
+            streams = {id(photo): executor.submit(coder.encode, photo) for photo in photographs.values()}
+            coder = replace(coder, encode=lambda photo: streams[id(photo)].result())
+            mismatches = golden_files.compare(self.path, manifest, coder, photographs)
         count = sum(len(p.reconstructions) for p in manifest.photographs)
         numbers = {
             "photographs": float(len(manifest.photographs)),

@@ -355,6 +355,29 @@ def test_results_do_not_depend_on_the_number_of_workers(workers: int, tmp_path: 
             np.testing.assert_array_equal(decoded.image, image)
 
 
+def test_groups_of_several_shapes_come_back_in_their_places_and_few_of_one_stay_a_batch(tmp_path, monkeypatch) -> None:
+    sizes = [(8, 16), (16, 8), (24, 8)]
+    groups = [
+        ([hostile.Honest().encode(np.full((*size, 3), n, dtype=np.uint8)) for n in range(3)], size) for size in sizes
+    ]
+    together: list[int] = []
+    asked = CodecWorkers._chunk
+
+    def chunk(self, streams, shape):
+        together.append(len(streams))
+        return asked(self, streams, shape)
+
+    monkeypatch.setattr(CodecWorkers, "_chunk", chunk)
+    with CodecWorkers(spec(hostile.Honest), directory=tmp_path, limits=PATIENT, workers=2) as pool:
+        found = pool.decode_groups(groups)
+        assert pool.decode_groups([]) == []
+        pool.decode_groups(groups[:1])
+    for (_, size), decoded in zip(groups, found, strict=True):
+        assert [d.image.shape[:2] for d in decoded] == [size] * 3
+        assert [int(d.image.max()) for d in decoded] == [0, 1, 2]
+    assert sorted(together) == [1, 2, 3, 3, 3]
+
+
 # Everything but decoding
 
 

@@ -52,8 +52,8 @@ class Pool:
             self.restart()
         return found
 
-    def decode_many(self, streams, *, shape=None):
-        return [self.decode(stream, shape=shape) for stream in streams]
+    def decode_groups(self, groups):
+        return [[self.decode(stream, shape=shape) for stream in streams] for streams, shape in groups]
 
 
 def asked(says, **more):

@@ -364,6 +364,16 @@ def test_a_drift_is_no_loss_of_the_way():
     assert abs(found.beyond.loss) < 0.1
 
 
+def test_the_least_that_strays_and_the_least_that_loses_the_way_are_found_by_halving():
+    found, pool = shaken(
+        lambda s: changed(50, 300) if amount(s) >= 1e-4 else changed(3, 1) if amount(s) >= 1e-6 else PICTURE, seeds=1
+    )
+    assert (str(found.beyond.amount), str(found.lost.amount)) == ("1e-6", "1e-4")
+    assert not found.beyond.lost
+    # Without jitter, the least, the most; then what strays, and what loses its way.
+    assert [amount(s) for s in pool.given] == [0.0, 1e-7, 1e-3, 1e-6, 4e-7, 1e-4, 1e-5]
+
+
 def test_one_ulp_that_is_too_much_shows_in_any_seed():
     found, pool = shaken(lambda s: Outcome.CRASHED if s.get("ulps") == 1 and s["seed"] == 2 else PICTURE)
     assert found.worst.seed == 2
