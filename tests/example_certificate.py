@@ -19,6 +19,7 @@ from robustkit.certificates.model import (
     Line,
     Lock,
     Photograph,
+    Tolerance,
     TrialRow,
 )
 from robustkit.certificates.write import complete
@@ -109,6 +110,7 @@ def certificate(**changes: Any) -> Certificate:
         prior="",
         subject=(Artifact("example_codec/__init__.py", "package", sha("package")),),
         environment={"python": "3.11.7", "numpy": "2.4.0", "platform": "Linux-x86_64", "device": "cpu"},
+        tolerance=Tolerance(2.0, 0.05),
         corpus=Corpus(canonical.digest(definition), images, CHANNELS, 0, "0", "ci", 4),
         lines=tuple(lines),
         assessments=tuple(assessments),
@@ -125,6 +127,7 @@ def certificate(**changes: Any) -> Certificate:
         lock=Lock(),
         trials_root="",
         trials_count=0,
+        files={},
         started="2026-01-02T03:04:05Z",
         finished="2026-01-02T03:14:15Z",
         command="robustkit certify example_codec:Example --out certificate --effort ci",

@@ -10,8 +10,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from robustkit.extras import _OF_CODECS, EXTRAS, missing, way_out
 
 ROOT = Path(__file__).parents[1]

@@ -36,6 +36,7 @@ from robustkit.certificates.model import (
     ErrorRate,
     Line,
     Photograph,
+    Tolerance,
     TrialRow,
     from_json,
     to_json,
@@ -71,6 +72,7 @@ class Part:
         profile: as TOML; empty where nothing is promised.
         promises: how many channels are promised.
         facts: what the codec says of itself.
+        tolerance: as a certificate has it.
         corpus: what was tried, with the clean round trips.
         judged: whether the trials of all promises were run and judged here.
         assessments, channels, certified, rates, rows, counterexamples: as a certificate has them.
@@ -84,6 +86,7 @@ class Part:
     profile: str
     promises: int
     facts: Mapping[str, str]
+    tolerance: Tolerance
     corpus: Corpus
     judged: bool
     assessments: tuple[Assessed, ...] = ()
@@ -178,6 +181,7 @@ def part_of(subject: Subject, *, effort: str, certifying: bool) -> Part | None:
         "" if profile is None else profile.to_toml(),
         len(channels),
         facts(subject),
+        Tolerance(*subject.tolerance),
         tried,
         bool(judged),
         tuple(assessed(found, len(images)) for found in assessments),
@@ -227,6 +231,7 @@ def row(subject: Subject, trial: Trial) -> TrialRow:
         trial.metrics.get(subject.metric),
         trial.drop(subject.metric),
         trial.pixels or None,
+        trial.tolerated,
     )
 
 
@@ -373,6 +378,7 @@ def certificate(part: Part, run: Run) -> Certificate:
             "device": run.device,
             **{f"codec: {key}": text[:_LONGEST] for key, text in part.facts.items()},
         },
+        tolerance=part.tolerance,
         corpus=part.corpus,
         lines=tuple(_line(finding) for finding in run.findings),
         assessments=part.assessments,
@@ -383,6 +389,7 @@ def certificate(part: Part, run: Run) -> Certificate:
         lock=lock,
         trials_root="",
         trials_count=len(part.rows),
+        files={},
         started=run.started,
         finished=run.finished,
         command=run.command,

@@ -24,6 +24,7 @@ from robustkit.certificates.collect import kit_digest
 from robustkit.certificates.lock import profile_digest
 from robustkit.certificates.model import Certificate, CertificateError, ErrorRate, Photograph, TrialRow
 from robustkit.certificates.reading import Presented, plain, shown
+from robustkit.certificates.rounding import allowed
 from robustkit.certificates.said import Part, State
 from robustkit.certificates.write import BADGE, ENDPOINT, PAGE, SUMMARY
 from robustkit.channels import Channel, ChannelError, parse
@@ -77,11 +78,13 @@ def intact(found: Presented) -> Part:
         wrong.append(f"{missing[0]} is promised, and the corpus does not have it")
     wrong += [*follows.verdict(certificate, promising=bool(given)), *follows.claims(certificate)]
     wrong += _counterexamples(found)
+    if found.where.is_dir():
+        wrong += _files(found)
     if rows is None:
         state = State.WRONG if wrong else State.UNTOLD
         return Part("intact", state, f"statements alone: {trials.FILE} is not here", tuple(wrong))
     channels, faults = _channels(certificate)
-    of_rows = [*_root(certificate, rows), *_rows(certificate, rows)]
+    of_rows = [*_root(certificate, rows), *_rows(certificate, rows), *_tolerated(certificate, rows)]
     wrong += [*faults, *of_rows]
     # What judging says, of which another robustkit may say otherwise.
     judged: list[str] = []
@@ -147,6 +150,21 @@ def _counterexamples(found: Presented) -> Iterator[str]:
             yield f"{shown(name)} is missing: the stream of a counterexample"
         elif hashlib.sha256(plain(found.where / name, LARGEST_STREAM)).hexdigest() != shows.stream:
             yield f"{shown(name)} is another stream than the counterexample's"
+
+
+def _files(found: Presented) -> Iterator[str]:
+    """Files of the folder that are others than the certificate names, or not there, or that it does not name."""
+    stated = found.certificate.files
+    there = [*([PAGE] if PAGE in found.views else []), *found.replays]
+    for name in there:
+        data = found.views[PAGE] if name == PAGE else plain(found.where / name, LARGEST_STREAM)
+        if name not in stated:
+            yield f"{shown(name)} is not among the certificate's files: added"
+        elif hashlib.sha256(data).hexdigest() != stated[name]:
+            yield f"{shown(name)} is not the file that the certificate names: changed"
+    for name in stated:
+        if name not in there:
+            yield f"{shown(name)} is missing: a file of the certificate"
 
 
 def _channels(certificate: Certificate) -> tuple[dict[str, Channel], list[str]]:
@@ -231,6 +249,8 @@ def _row(certificate: Certificate, row: TrialRow, image: Photograph | None) -> I
     if any((value is not None) != outcome.has_image for value in numbers):
         yield f"a row of outcome {outcome} with the figures of another"
         return
+    if row.tolerated and outcome is not Outcome.DEGRADED:
+        yield f"a row of outcome {outcome} whose pixels are said to be within the tolerance"
     if (row.failure is not None) != outcome.failure:
         yield f"a row of outcome {outcome} with another's failure"
     if outcome.has_image and (row.pixels == image.pixels) != (outcome is Outcome.INTACT):
@@ -241,6 +261,25 @@ def _row(certificate: Certificate, row: TrialRow, image: Photograph | None) -> I
         lost = image.quality - row.quality if certificate.higher_is_better else row.quality - image.quality
         if not _close(lost, row.drop):
             yield "a row whose drop is not the clean quality less its own"
+
+
+def _tolerated(certificate: Certificate, rows: Sequence[TrialRow]) -> Iterator[str]:
+    """Rows whose pixels are said to be within the codec's tolerance, and whose PSNR is not; of other metrics nothing
+    follows."""
+    tolerance = certificate.tolerance
+    if not 0 <= tolerance.mean <= tolerance.maximum <= 255:
+        yield f"the tolerance is {tolerance.maximum:g} at worst and {tolerance.mean:g} on average, which is none"
+    elif certificate.metric == "psnr":
+        clean = {image.name: image.quality for image in certificate.corpus.images}
+        strays = [
+            f"{row.channel}, {row.image}, trial {row.number}"
+            for row in rows
+            if row.tolerated and row.quality is not None and row.image in clean
+            for least, most in [allowed("psnr", clean[row.image], (tolerance.maximum, tolerance.mean))]
+            if not least - _CLOSE <= row.quality <= most + _CLOSE
+        ]
+        if strays:
+            yield f"a row within the tolerance whose quality is beyond it: {_some(strays)}"
 
 
 def _some(where: Sequence[str]) -> str:
@@ -286,7 +325,7 @@ def _outcomes(certificate: Certificate, rows: Sequence[TrialRow], channels: Mapp
             ("kind", result.kind, channel.kind),
             ("severity", result.severity, channel.severity),
             ("harmless", result.harmless, sum(row.stream == clean[row.image] for row in here)),
-            ("silent", result.silent, counts[Outcome.DEGRADED]),
+            ("silent", result.silent, counts[Outcome.DEGRADED] - sum(row.tolerated for row in here)),
             ("mean_drop", result.mean_drop, float(np.mean(drops)) if drops else None),
             ("quality", result.quality, float(np.mean(qualities)) if qualities else None),
         ):
@@ -383,7 +422,7 @@ def _views(found: Presented) -> list[str]:
 def _unchecked(found: Presented) -> Iterator[str]:
     """What could not be checked, or is not there, as notes."""
     if PAGE in found.views:
-        yield f"not checked: {PAGE}, whose pictures nothing else here has"
+        yield f"not checked: what {PAGE} shows; it is the file that the certificate names"
     if found.certificate.lock.registered:
         yield f"not checked: what was written down before the run: {shown(found.certificate.lock.said, 200)}"
     if found.certificate.error_rates and _simulated(found.certificate) > _MOST_SIMULATED:

@@ -93,6 +93,18 @@ class Corpus:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """How far the pixels of one stream may lie apart between machines, in grey levels.
+
+    Attributes:
+        maximum, mean: at worst, and on average.
+    """
+
+    maximum: float
+    mean: float
+
+
+@dataclass(frozen=True)
 class Line:
     """A finding on a claim, as the suite's table has it.
 
@@ -147,7 +159,8 @@ class ChannelResult:
         severity: its severity, a bit error rate for most.
         outcomes: how many trials ended so, by outcome.
         harmless: how many streams arrived unharmed.
-        silent: trials with another picture than the clean one and no refusal: silently wrong.
+        silent: trials with another picture than the clean one, beyond the codec's tolerance, and no refusal: silently
+            wrong.
         mean_drop: over trials with an image, in the metric's unit; ``None`` without any.
         quality: mean quality of the trials with an image; ``None`` without any.
     """
@@ -268,6 +281,7 @@ class Certificate:
         prior: name and digest of a generative prior; empty where there is none.
         subject: what was judged; empty where it could not be identified.
         environment: what else the result depends on: Python, NumPy, platform, device.
+        tolerance: how far the codec says that its pixels may lie apart between machines.
         corpus: what was tried.
         lines: the findings.
         assessments: the promises, judged.
@@ -278,6 +292,7 @@ class Certificate:
         lock: what was registered before the run.
         trials_root: Merkle root over the rows of trials; empty where there are none.
         trials_count: how many rows.
+        files: digests of the folder's other files that do not follow from it, by their paths: the page, ``replay/``.
         started, finished: of the run; ISO 8601 in UTC, to the second.
         command: that makes a certificate like it.
     """
@@ -299,6 +314,7 @@ class Certificate:
     prior: str
     subject: tuple[Artifact, ...]
     environment: Mapping[str, str]
+    tolerance: Tolerance
     corpus: Corpus
     lines: tuple[Line, ...]
     assessments: tuple[Assessed, ...]
@@ -309,6 +325,7 @@ class Certificate:
     lock: Lock
     trials_root: str
     trials_count: int
+    files: Mapping[str, str]
     started: str
     finished: str
     command: str
@@ -331,6 +348,7 @@ class TrialRow:
         quality: in the metric's unit; ``None`` without an image.
         drop: quality lost against the clean decode; ``None`` without an image.
         pixels: digest of the decoded image; ``None`` without one.
+        tolerated: whether they are others than the clean decode's, and no further off than the codec's tolerance.
     """
 
     channel: str
@@ -344,6 +362,7 @@ class TrialRow:
     quality: float | None
     drop: float | None
     pixels: str | None
+    tolerated: bool = False
 
 
 def to_json(record: Any) -> Any:

@@ -239,9 +239,8 @@ def _status(c: Certificate, kind: str) -> str:
 
 def _headline(c: Certificate, kind: str) -> str:
     if c.certified and kind == "certificate":
-        found = shown.leading(c)
-        up_to = "" if found is None else f" up to {shown.highest(found)} ({found.ladder})"
-        return f"Certified{up_to}, for {found.estimand if found else 'these images'}"
+        found = shown.severities(c) or "certified, for these images"
+        return found[:1].upper() + found[1:]
     return c.sentence if kind == "report" else "Not certified"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,13 +20,13 @@ from robustkit.certificates.intact import profile_of
 from robustkit.certificates.lock import settings_of
 from robustkit.certificates.model import Certificate, Photograph, TrialRow
 from robustkit.certificates.reading import shown
+from robustkit.certificates.rounding import allowed
 from robustkit.certificates.said import Part, State
 from robustkit.channels import ChannelError, parse
 from robustkit.codec import Image
 from robustkit.images import ImageError, centre_crop
 from robustkit.isolation import Limits, WorkerError, fingerprint
 from robustkit.judging.effort import EFFORTS
-from robustkit.judging.regression import margin
 from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject, quiet
 from robustkit.judging.trial import Trial
 from robustkit.outcome import Outcome
@@ -103,22 +102,6 @@ def matched(wanted: Iterable[Photograph], given: Iterable[tuple[str, Image]]) ->
     return found
 
 
-def allowed(metric: str, measured: float, tolerance: tuple[float, float]) -> tuple[float, float]:
-    """Between which values of ``metric`` the same picture may lie elsewhere, if its pixels keep to ``tolerance``.
-
-    For PSNR that follows: pixels that differ by a grey levels at worst and b on average differ by sqrt(a b) at most
-    in root mean square, and so do their distances to the original (the triangle inequality). For other metrics it is
-    what the regression check takes for no change.
-    """
-    if metric != "psnr":
-        near = margin(metric)
-        return measured - near, measured + near
-    error, apart = 255 * 10 ** (-measured / 20), math.sqrt(tolerance[0] * tolerance[1])
-    least = 20 * math.log10(255 / (error + apart)) if error + apart > 0 else math.inf
-    most = 20 * math.log10(255 / (error - apart)) if error > apart else math.inf
-    return least, most
-
-
 def compared(
     row: TrialRow,
     image: Photograph,
@@ -157,8 +140,11 @@ def compared(
     assert row.quality is not None
     said = f"{metric} {row.quality:.4f} there, {measured:.4f} here"
     if pixels == row.pixels:
-        same = abs(measured - row.quality) <= _SAME_PIXELS
-        return Compared(row, Match.SAME) if same else Compared(row, Match.DIFFERENT, f"the same pixels, and {said}")
+        if abs(measured - row.quality) > _SAME_PIXELS:
+            return Compared(row, Match.DIFFERENT, f"the same pixels, and {said}")
+        if row.tolerated and not trial.tolerated:
+            return Compared(row, Match.DIFFERENT, "within the codec's tolerance there, another picture here")
+        return Compared(row, Match.SAME)
     least, most = allowed(metric, row.quality, tolerance)
     near = not exact and least - _SAME_PIXELS <= measured <= most + _SAME_PIXELS
     return Compared(row, Match.TOLERATED if near else Match.DIFFERENT, f"other pixels, {said}")
@@ -282,6 +268,9 @@ def _others(certificate: Certificate, subject: Subject) -> Iterator[str]:
     prior = subject.workers.describe().get("prior", "")
     if prior != certificate.prior:
         yield f"another prior: {shown(certificate.prior or 'none')} there, {shown(prior or 'none')} here"
+    there, here = (certificate.tolerance.maximum, certificate.tolerance.mean), subject.tolerance
+    if there != here:
+        yield f"another tolerance, in grey levels at worst and on average: {there} there, {here} here"
     promised, declared = profile_of(certificate), subject.declared
     if certificate.certified and promised is not None and declared is not None:
         # A certificate with a looser profile says so, and certifies nothing.
@@ -293,13 +282,16 @@ def _others(certificate: Certificate, subject: Subject) -> Iterator[str]:
 
 def _versions(certificate: Certificate, subject: Subject) -> tuple[list[str], list[str]]:
     """Files of the codec that are others here, and its libraries that are."""
-    here = {_plain(part.name): part for part in artifacts(subject)}
+    loaded = artifacts(subject)
+    here = {_plain(part.name): part for part in loaded}
+    # Weights lie in whatever folder, under whatever name.
+    weights = {part.sha256 for part in loaded if part.kind == "weights"}
     codec: list[str] = []
     libraries: list[str] = []
     for part in certificate.subject:
         name = _plain(part.name)
         found = here.get(name)
-        if found is not None and found.sha256 == part.sha256:
+        if (found is not None and found.sha256 == part.sha256) or (part.kind == "weights" and part.sha256 in weights):
             continue
         what = f"{shown(name)}, {part.kind}, has other content" if found else f"{shown(name)}, {part.kind}, is not here"
         (libraries if part.kind == "library" else codec).append(what)

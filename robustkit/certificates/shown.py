@@ -14,6 +14,8 @@ from robustkit.spelling import printable
 
 #: Characters of a text in a cell, and of a message or a file that has room of its own.
 CELL, LONG = 200, 1000
+#: Kinds of damage that a line names.
+KINDS = 6
 #: What the parameter that grades a channel is, in words.
 _GRADES: Mapping[str, str] = {
     "ber": "bit error rate",
@@ -89,6 +91,22 @@ def leading(certificate: Certificate) -> Certified | None:
     """The certified severity that stands for the certificate: of random flips, if there is one, else the first."""
     proved = [found for found in certificate.certified_severities if found.highest is not None]
     return next((found for found in proved if found.ladder == "bsc"), proved[0] if proved else None)
+
+
+def severities(certificate: Certificate) -> str:
+    """Up to where each kind of damage is certified, or of what is not certified proved, in a line; empty for nothing.
+
+    Such as "certified up to BER 1e-4 (bsc) and 32 bits (burst), for these images".
+    """
+    proved = [found for found in certificate.certified_severities if found.highest is not None]
+    if not proved:
+        return ""
+    named = [f"{text(highest(found), CELL)} ({text(found.ladder, CELL)})" for found in proved[:KINDS]]
+    if len(proved) > KINDS:
+        named.append(count(len(proved) - KINDS, "more kind of damage", "more kinds of damage"))
+    listed = " and ".join(part for part in (", ".join(named[:-1]), named[-1]) if part)
+    of = " and ".join(dict.fromkeys(found.estimand for found in proved))
+    return f"{'certified' if certificate.certified else 'proved'} up to {listed}, for {of}"
 
 
 def parsed(name: str) -> Channel | None:

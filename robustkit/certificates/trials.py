@@ -24,6 +24,7 @@ _BATCH = 4096
 _COLUMNS = tuple(f.name for f in fields(TrialRow))
 _WHOLE = ("number", "seed", "flips")
 _FLOATS = ("quality", "drop")
+_FLAGS = ("tolerated",)
 _NULLABLE = ("failure", "quality", "drop", "pixels")
 
 
@@ -118,7 +119,7 @@ def _rows(data: bytes, name: str) -> Iterator[TrialRow]:
 
 
 def _schema(pa: Any) -> Any:
-    kinds = dict.fromkeys(_WHOLE, pa.int64()) | dict.fromkeys(_FLOATS, pa.float64())
+    kinds = dict.fromkeys(_WHOLE, pa.int64()) | dict.fromkeys(_FLOATS, pa.float64()) | dict.fromkeys(_FLAGS, pa.bool_())
     columns = [(name, kinds.get(name, pa.string())) for name in _COLUMNS]
     return pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in columns])
 

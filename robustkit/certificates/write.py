@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -43,7 +44,7 @@ def write(
     """Write a certificate's folder; one that is there is replaced, and nothing else is touched.
 
     Args:
-        certificate: the root over its rows is filled in here.
+        certificate: the root over its rows and the digests of its files are filled in here.
         rows: of the trials, in any order.
         folder: is made where it is missing. It may have what an earlier certificate left, and nothing else.
         worst, scan: for the page.
@@ -56,7 +57,9 @@ def write(
         CertificateError: the folder has other files, or can't be written; or the certificate can't be.
     """
     certificate, found = complete(certificate, rows)
-    data = statement.dumps(certificate)
+    statement.dumps(certificate)
+    # It can't have the digest of a statement that has its own.
+    html = page.render(certificate, worst=worst, scan=scan, kind="certificate").encode()
     try:
         _clear(folder)
         trials.write(folder / trials.FILE, found)
@@ -64,7 +67,9 @@ def write(
             target = folder / REPLAY / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-        put(folder / PAGE, page.render(certificate, worst=worst, scan=scan, kind="certificate").encode())
+        put(folder / PAGE, html)
+        certificate = replace(certificate, files=digests(folder))
+        data = statement.dumps(certificate)
         put(folder / SUMMARY, summary.render(certificate).encode("utf-8", "replace"))
         put(folder / BADGE, badge.svg(certificate).encode("utf-8", "replace"))
         put(folder / ENDPOINT, (json.dumps(badge.endpoint(certificate), indent=1) + "\n").encode())
@@ -73,6 +78,18 @@ def write(
     except OSError as error:
         raise CertificateError(f"{folder}: the certificate can't be written: {error}") from error
     return certificate
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a certificate's folder that do not follow from the certificate, by their paths in it.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    found = [folder / PAGE, *(path for path in (folder / REPLAY).rglob("*") if path.is_file())]
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)
+    }
 
 
 def usable(folder: Path) -> None:

@@ -99,6 +99,7 @@ def command(
     from robustkit.certificates.model import CertificateError
     from robustkit.certificates.reading import read, shown
     from robustkit.certificates.said import Part, State
+    from robustkit.certificates.shown import severities
     from robustkit.certificates.verify import Verified, result
 
     try:
@@ -129,6 +130,8 @@ def command(
     for part in verified.parts:
         _say(part)
     click.echo(f"it says:    {shown(found.certificate.sentence, 300)}")
+    if up_to := severities(found.certificate):
+        click.echo(f"            {shown(up_to, 600)}")
     if out is not None:
         text = json.dumps(result(found, verified, whole=whole), indent=2, sort_keys=True) + "\n"
         shared.write(str(out), text.encode())

@@ -105,6 +105,7 @@ class CompressAI(Codec):
         self._check_choice(self.quality, metric)
         path = self._find(self.quality, metric, weights)
         self.weights = path.name
+        self.weight_files = (path,)
         state = _read(path)
         self.identity = hashlib.sha256(self.architecture.encode() + _digest(path)).digest()[:IDENTITY_BYTES]
         try:

@@ -31,14 +31,19 @@ def parts(codec: object, module: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for package in _packages(codec, module):
-        if (said := _sources(package)) is not None:
-            found[said[0]] = f"package {said[1]}"
+        if (sources := _sources(package)) is not None:
+            found[sources[0]] = f"package {sources[1]}"
     for path in _libraries():
         if (digest := _digest(path)) is not None:
             found[_short(path)] = f"library {digest}"
     for path in _programs(codec):
         if (digest := _digest(path)) is not None:
             found[os.path.basename(path)] = f"program {digest}"
+    for path in _weights(codec):
+        if (digest := _digest(path)) is not None:
+            name, said = _ours(path) or _short(path), f"weights {digest}"
+            # Two folders may have files of one name.
+            found[name if found.get(name, said) == said else f"{name} {digest[:8]}"] = said
     return found
 
 
@@ -86,6 +91,25 @@ def _programs(codec: object) -> Iterable[str]:
                 if path is not None and os.path.isfile(path):
                     found[path] = None
     return found
+
+
+def _weights(codec: object) -> Iterator[str]:
+    """The files that a codec says it has read beside its code; of a folder, those in it."""
+    for one in (codec, getattr(codec, "inner", None)):
+        said = getattr(one, "weight_files", ())
+        for given in said if isinstance(said, list | tuple) else (said,):
+            if not isinstance(given, str | os.PathLike):
+                continue
+            path = Path(given)
+            inside = path.rglob("*") if path.is_dir() else [path]
+            yield from sorted(str(found) for found in inside if found.is_file())
+
+
+def _ours(path: str) -> str | None:
+    """The path inside robustkit, of a file of robustkit's own."""
+    with contextlib.suppress(ValueError):
+        return f"robustkit/{Path(path).resolve().relative_to(Path(__file__).resolve().parents[1]).as_posix()}"
+    return None
 
 
 def _short(path: str) -> str:

@@ -209,7 +209,8 @@ class CodecWorkers:
     def identify(self) -> dict[str, str]:
         """What the codec is made of, as far as its process knows: by name, a kind and a SHA-256 with a space between.
 
-        Kinds are "package", its Python files; "library", native libraries that are loaded; "program", what it runs.
+        Kinds are "package", its Python files; "library", native libraries that are loaded; "program", what it runs;
+        "weights", files that the codec says it has read, as ``weight_files``.
 
         Raises:
             WorkerError: the process failed.

@@ -90,27 +90,16 @@ def affordable(subject: Subject, seconds: float) -> int:
     return max(LEAST, min(RECORDED, int(seconds / once) if once else RECORDED))
 
 
-<<<<<<< HEAD
 def at_first(recorded: int, rounds: int) -> int:
     """Trials of each image and channel that a comparison begins with: not quite half of a run's rounds.
 
     They are among those that the promises are judged by, where these take half of what the effort has.
-=======
-def at_first(recorded: int, rounds: int, ran: int = 0) -> int:
-    """Trials of each image and channel that a comparison begins with: half of a run's rounds, so that it is cheap.
->>>>>>> quick
 
     Args:
         recorded: trials of each that there are.
         rounds: that the effort has at the most.
-        ran: rounds of these trials that have run already; if they lack one of half, they do.
     """
-<<<<<<< HEAD
     return max(LEAST, min(recorded, 5 * rounds // 12))
-=======
-    half = rounds // 2
-    return max(LEAST, min(recorded, ran if ran == half - 1 else half))
->>>>>>> quick
 
 
 def trials_of(subject: Subject, channel: Channel, least: int, seed: int | None = None) -> list[Trial]:

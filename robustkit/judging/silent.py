@@ -1,4 +1,7 @@
-"""Silently wrong: a damaged stream gave another picture than the clean one, and was not refused."""
+"""Silently wrong: a damaged stream gave another picture than the clean one, and was not refused.
+
+Pixels no further off than the codec's tolerance are no other picture: a codec that computes in floats may round so.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Silent(NamedTuple):
         channel: which.
         trials: how many.
         refused: of how many the codec said that the stream is damaged.
-        wrong: how many gave other pixels instead.
+        wrong: how many gave another picture instead.
         share: of the trials that were, with one-sided 95% bounds.
     """
 
@@ -47,8 +50,8 @@ class Silent(NamedTuple):
 
 
 def is_silent(trial: Trial) -> bool:
-    """Whether a trial gave other pixels than the clean decode."""
-    return trial.outcome is Outcome.DEGRADED
+    """Whether a trial gave another picture than the clean decode, further off than the codec's tolerance."""
+    return trial.outcome is Outcome.DEGRADED and not trial.tolerated
 
 
 def silently_wrong(trials: Sequence[Trial]) -> Iterator[Silent]:

@@ -22,6 +22,7 @@ from robustkit.isolation import Decoded, Limits, WorkerError, fingerprint
 from robustkit.judging import assess
 from robustkit.judging.assess import Assessment, Rule
 from robustkit.judging.effort import CLEAR, EFFORTS, STEP, Effort, Sizes, cost_of
+from robustkit.judging.golden_files import Tolerance
 from robustkit.judging.once import Once
 from robustkit.judging.opinion import Group, Opinions, sampled
 from robustkit.judging.processes import Processes
@@ -510,7 +511,14 @@ class Subject(Processes):
             decoded.failure,
             decoded.memory,
             "" if decoded.image is None else fingerprint(decoded.image),
+            outcome is Outcome.DEGRADED and self._tolerates(clean, decoded),
         )
+
+    def _tolerates(self, clean: Clean, decoded: Decoded) -> bool:
+        """Whether the pixels lie no further from the clean decode's than the codec's tolerance."""
+        assert clean.decoded.image is not None
+        assert decoded.image is not None
+        return Tolerance(*self.tolerance).admits(clean.decoded.image, decoded.image)
 
     def decode(self, stream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
         """Decode one stream of a search; see :mod:`robustkit.judging.opinion` for what is asked of whom."""

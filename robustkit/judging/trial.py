@@ -70,6 +70,8 @@ class Trial:
         memory: bytes that the worker's process held for the decode, as :attr:`Decoded.memory`.
         pixels: digest of the decoded image, as :func:`robustkit.isolation.fingerprint` has it; empty without one, and
             for a trial that was not run here.
+        tolerated: whether its pixels are others than the clean decode's, and no further off than the codec's tolerance:
+            then they may be rounding. False for a trial that was not run here.
     """
 
     codec: str
@@ -87,6 +89,7 @@ class Trial:
     failure: Failure | None = None
     memory: int = field(default=0, compare=False)
     pixels: str = field(default="", compare=False)
+    tolerated: bool = field(default=False, compare=False)
 
     def drop(self, metric: str) -> float | None:
         """Quality lost in ``metric``; ``None`` without an image."""

@@ -31,7 +31,7 @@ def check_drops(subject: Subject, golden: GoldenCheck, claim: Claim) -> None:
     before = _recorded(subject, golden)
     here = golden_drops.measured(subject, {}, golden.settings, before.seed)
     seed = before.seed if regression.paired(before, here) else subject.seed
-    first = golden_drops.at_first(before.each, subject.trials_per_image, _ran(subject, before, seed))
+    first = golden_drops.at_first(before.each, subject.trials_per_image)
     trials = _run(subject, before, first, seed)
     now = golden_drops.measured(subject, trials, golden.settings, seed)
     if not regression.unchanged(before, now):
@@ -127,15 +127,6 @@ def _run(subject: Subject, before: Drops, least: int, seed: int) -> dict[Channel
     assert subject.profile is not None
     channels = [p.channel for p in subject.profile.promises if p.channel in before.losses]
     return {channel: golden_drops.trials_of(subject, channel, least, seed) for channel in channels}
-
-
-def _ran(subject: Subject, before: Drops, seed: int) -> int:
-    """Rounds of the trials to compare that the promises are judged by anyway; of the channel that has the fewest."""
-    if seed != subject.seed:
-        return 0
-    assert subject.profile is not None
-    channels = [p.channel for p in subject.profile.promises if p.channel in before.losses]
-    return min(len(subject.trials(channel)) for channel in channels) // len(subject.clean)
 
 
 def _recorded(subject: Subject, golden: GoldenCheck) -> Drops:

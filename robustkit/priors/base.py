@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +36,13 @@ class Prior(ABC):
             each other's streams only if these agree.
         mmse: ``(log_snr, mean squared error)`` of the denoiser on photographs, log-SNR rising: how much
             information a step of SNR buys (Guo, Shamai and Verdu 2005). ``None`` where it was never measured.
+        weight_files: that it was read from; those that ``identity`` is of.
     """
 
     device: torch.device
     dtype: torch.dtype
     identity: bytes
+    weight_files: tuple[Path, ...] = ()
     mmse: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None
 
     @property

@@ -26,6 +26,8 @@ from robustkit.priors.unet import UNet, UNetConfig
 from robustkit.priors.winograd import for_batches
 
 KIND = "robustkit-block-diffusion"
+#: What a prior's folder has, and its identity is of.
+_FILES = ("config.json", "model.safetensors")
 BLOCK = 8
 #: The network halves its grid twice, so a latent grid is a multiple of 4 blocks on each side.
 PIXEL_MULTIPLE = 32
@@ -120,6 +122,7 @@ class BlockDiffusionPrior(Prior):
         weights_path = folder / "model.safetensors"
         self.config = config
         self.device, self.dtype = torch.device(device), dtype
+        self.weight_files = tuple(folder / name for name in _FILES)
         self.identity = _identity(folder)
         self.graphs = graphs_of(self.device)
         tensors = {k: v.to(torch.float32) for k, v in load_file(weights_path).items()}
@@ -212,7 +215,7 @@ class BlockDiffusionPrior(Prior):
 
 def _identity(folder: Path) -> bytes:
     digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
+    for name in _FILES:
         digest.update((folder / name).read_bytes())
     return digest.digest()
 

@@ -80,6 +80,8 @@ class LatentPrior(Prior):
             raise PriorError(f"prior {name!r} can't be loaded: {type(error).__name__}: {error}") from error
         self.weights = _hash_of(folder, self.parts)
         self.curve_file = curve_file(name, self.weights)
+        files = [path for part in self.parts for path in _files_of(folder, part)]
+        self.weight_files = (*files, *([self.curve_file] if self.curve_file.is_file() else []))
         self.mmse = read_curve(self.curve_file, self.weights)
         self.identity = identity_with_curve(self.weights, self.mmse)
 
@@ -126,10 +128,14 @@ class LatentPrior(Prior):
 def _hash_of(folder: Path, parts: tuple[str, ...]) -> bytes:
     digest = hashlib.sha256()
     for part in parts:
-        for path in sorted((folder / part).glob("*")):
-            # Another variant of the weights, model.fp16.safetensors, may lie beside those that are loaded.
-            if path.suffix in (".json", ".safetensors") and path.name.count(".") == 1:
-                digest.update(f"{part}/{path.name}\n".encode())
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        for path in _files_of(folder, part):
+            digest.update(f"{part}/{path.name}\n".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.digest()
+
+
+def _files_of(folder: Path, part: str) -> list[Path]:
+    # Another variant of the weights, model.fp16.safetensors, may lie beside those that are loaded.
+    found = sorted((folder / part).glob("*"))
+    return [path for path in found if path.suffix in (".json", ".safetensors") and path.name.count(".") == 1]

@@ -1,20 +1,19 @@
-"""A certificate made by hand, with something of everything; and its worst cases and map."""
+"""The example certificate with something of everything that a page shows; and its worst cases and map."""
 
 from dataclasses import fields, is_dataclass, replace
 
+import example_certificate as example
 import numpy as np
 
 from robustkit.certificates.model import (
     Artifact,
     Assessed,
-    Certificate,
     Certified,
     ChannelResult,
     Corpus,
     Counterexample,
     ErrorRate,
     Line,
-    Lock,
     Photograph,
 )
 from robustkit.certificates.scan import BINS, Part, Scan
@@ -22,24 +21,15 @@ from robustkit.certificates.worst import WorstCase
 
 CHANNELS = ("bsc(ber=1e-05)", "bsc(ber=0.001)", "burst(length=32)")
 
-CERTIFICATE = Certificate(
+CERTIFICATE = replace(
+    example.certificate(),
     codec="waves",
     asked="waves",
     settings='{"quality": 50}',
-    verdict="conforms",
     sentence="waves: conforms: 3 of 3 claims hold",
-    certified=True,
-    blockers=(),
     kit="robustkit 0.1.0",
-    kit_sha256="a1" * 32,
-    metric="psnr",
-    metric_unit="dB",
-    higher_is_better=True,
     profile='bpp = 1.0\n[[promise]]\nchannel = "bsc(ber=1e-05)"\n',
-    profile_sha256="b2" * 32,
-    prior="",
     subject=(Artifact("waves/codec.py", "source", "c3" * 32), Artifact("libwaves.so", "library", "d4" * 32)),
-    environment={"python": "3.11.2", "numpy": "2.4.0"},
     corpus=Corpus(
         "e5" * 32,
         (
@@ -86,11 +76,7 @@ CERTIFICATE = Certificate(
             "robustkit replay replay/a.replay.json",
         ),
     ),
-    lock=Lock(),
-    trials_root="6d" * 32,
     trials_count=432,
-    started="2026-01-02T03:04:05Z",
-    finished="2026-01-02T03:14:05Z",
     command="robustkit certify waves --out certificate",
 )
 

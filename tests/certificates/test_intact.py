@@ -14,9 +14,10 @@ from robustkit import quality
 from robustkit.certificates import intact as checking
 from robustkit.certificates import trials
 from robustkit.certificates.intact import intact
-from robustkit.certificates.model import Certified, Counterexample, Line
+from robustkit.certificates.model import Certified, Counterexample, Line, Tolerance
 from robustkit.certificates.reading import read
 from robustkit.certificates.said import State
+from robustkit.certificates.write import digests
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +292,51 @@ def test_a_better_error_rate_is_named(copy):
     )
 
 
+def test_a_page_that_was_changed_or_taken_away_is_named(copy):
+    page = copy / "certificate.html"
+    was = page.read_bytes()
+    assert intact(read(copy)).notes[0].startswith("not checked: what certificate.html shows; it is the file")
+    page.write_bytes(was.replace(b"</h1>", b"</h1>Certified!"))
+    assert wrong(copy) == ("certificate.html is not the file that the certificate names: changed",)
+    page.unlink()
+    assert wrong(copy) == ("certificate.html is missing: a file of the certificate",)
+    page.write_bytes(was)
+    assert intact(read(copy)).state is State.RIGHT
+
+
+def test_a_replay_file_that_was_changed_added_or_taken_away_is_named(copy):
+    replay = copy / "replay" / "a.replay.json"
+    replay.parent.mkdir()
+    replay.write_text("{}")
+    assert wrong(copy) == ("replay/a.replay.json is not among the certificate's files: added",)
+    rewrite(copy, lambda found: replace(found, files=digests(copy)))
+    assert intact(read(copy)).state is State.RIGHT
+    replay.write_text('{"codec": "another"}')
+    assert wrong(copy) == ("replay/a.replay.json is not the file that the certificate names: changed",)
+    replay.unlink()
+    assert wrong(copy) == ("replay/a.replay.json is missing: a file of the certificate",)
+
+
+def test_wrong_pictures_can_not_be_called_rounding(copy):
+    """The count of silently wrong trials follows from the rows, and what the rows say is held against their quality."""
+    rows = rows_of(copy)
+    at = next(i for i, row in enumerate(rows) if row.outcome == "degraded" and row.drop > 1)
+    rows[at] = replace(rows[at], tolerated=True)
+    rewrite(copy, rows=rows)
+    (found,) = wrong(copy)
+    assert found.startswith("a row within the tolerance whose quality is beyond it: bsc(ber=0.0005), coffee, trial ")
+    refused = next(i for i, row in enumerate(rows) if row.outcome == "refused")
+    rows[refused] = replace(rows[refused], tolerated=True)
+    rewrite(copy, rows=rows)
+    assert wrong(copy)[0].startswith("a row of outcome refused whose pixels are said to be within the tolerance")
+
+
+@pytest.mark.parametrize(("maximum", "mean"), [(-1.0, 0.0), (1.0, 2.0), (256.0, 1.0)])
+def test_a_tolerance_that_is_none_is_named(copy, maximum, mean):
+    rewrite(copy, lambda found: replace(found, tolerance=Tolerance(maximum, mean)))
+    assert wrong(copy) == (f"the tolerance is {maximum:g} at worst and {mean:g} on average, which is none",)
+
+
 @pytest.mark.parametrize("name", ["summary.md", "badge.svg", "badge.json"])
 def test_a_file_for_people_that_says_something_else_is_named(copy, name):
     (copy / name).write_bytes((copy / name).read_bytes() + b" ")
@@ -321,7 +367,7 @@ def test_a_counterexamples_stream_is_the_one_that_is_named(copy):
     (copy / "replay").mkdir()
     (copy / "replay" / "a.replay.json").write_text("{}")
     (copy / "replay" / "a.bin").write_bytes(stream)
-    rewrite(copy, lambda found: replace(found, counterexamples=(shows,)))
+    rewrite(copy, lambda found: replace(found, counterexamples=(shows,), files=digests(copy)))
     assert intact(read(copy)).state is State.RIGHT
     (copy / "replay" / "a.bin").write_bytes(b"another")
     assert "replay/a.bin is another stream than the counterexample's" in wrong(copy)

@@ -105,6 +105,14 @@ def test_the_verdict_comes_first_and_says_what_stands_against_it():
     assert "<title>waves: robustness certificate: not certified</title>" in found
     assert found.index("the working tree is dirty") < found.index('<section aria-labelledby="certified">')
     assert "Certified up to BER 1e-5 (bsc), for these images" in page.render(CERTIFICATE)
+    first = CERTIFICATE.certified_severities[0]
+    both = (first, replace(first, ladder="burst", unit="bits", highest=32.0))
+    found = page.render(replace(CERTIFICATE, certified_severities=both))
+    assert "Certified up to BER 1e-5 (bsc) and 32 bits (burst), for these images" in found
+    many = replace(CERTIFICATE, certified_severities=both + (first,) * 6, certified=False)
+    assert shown.severities(many).endswith("and 2 more kinds of damage, for these images")
+    assert shown.severities(many).startswith("proved up to BER 1e-5 (bsc), 32 bits (burst), ")
+    assert shown.severities(replace(CERTIFICATE, certified_severities=())) == ""
     assert "<title>waves: robustness certificate: certified</title>" in page.render(CERTIFICATE)
 
 

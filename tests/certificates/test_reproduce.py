@@ -161,6 +161,7 @@ def test_how_a_trial_compares_with_its_row():
     assert beside() is Match.SAME
     assert beside(tolerance=EXACT) is Match.SAME
     assert beside(quality=25.001) is Match.DIFFERENT
+    assert beside(row=replace(ROW, tolerated=True)) is Match.DIFFERENT
     assert beside(row=refused, outcome=Outcome.REFUSED, pixels=None) is Match.SAME
     assert beside(row=refused) is Match.DIFFERENT
     assert beside(outcome=Outcome.RAISED, pixels=None) is Match.DIFFERENT

@@ -1,5 +1,8 @@
 """A certificate's folder has what the closed list has, and nothing else is touched."""
 
+import hashlib
+from dataclasses import replace
+
 import example_certificate as example
 import pytest
 
@@ -14,13 +17,17 @@ def test_the_folder_has_the_certificate_its_rows_and_what_shows_its_failures(tmp
     write.write(example.broken(), example.rows(), folder, replay={"crash.bin": crashing})
     assert {path.name for path in folder.iterdir()} <= set(write.FILES)
     found = statement.loads((folder / write.STATEMENTS).read_bytes())
-    assert found == example.broken()
+    assert found == replace(example.broken(), files=write.digests(folder))
+    assert found.files["replay/crash.bin"] == hashlib.sha256(b"boom").hexdigest()
+    assert found.files[write.PAGE] == hashlib.sha256((folder / write.PAGE).read_bytes()).hexdigest()
     assert trials.root(trials.read(folder / trials.FILE)) == found.trials_root != ""
     assert (folder / write.REPLAY / "crash.bin").read_bytes() == b"boom"
     # Again, and nothing is left of the former.
     write.write(example.certificate(), example.rows(), folder)
     assert not (folder / write.REPLAY).exists()
-    assert statement.loads((folder / write.STATEMENTS).read_bytes()) == example.certificate()
+    again = statement.loads((folder / write.STATEMENTS).read_bytes())
+    assert again == example.certificate(files=write.digests(folder))
+    assert set(again.files) == {write.PAGE}
 
 
 def test_a_folder_with_anything_else_is_left_alone(tmp_path):

@@ -59,6 +59,7 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("name", SMALL)
 def test_every_architecture_codes_through_its_real_coder(name, hardened, weights, image):
     codec = load_codec(name, weights=weights(name), hardened=hardened)
+    assert [str(path) for path in codec.weight_files] == [weights(name)]
     stream = codec.encode(image)
     decoded = codec.decode(stream)
     assert decoded.shape == image.shape

@@ -311,13 +311,6 @@ def test_a_comparison_begins_with_not_quite_half_of_the_effort(recorded, rounds,
     assert golden_drops.at_first(recorded, rounds) == first
 
 
-@pytest.mark.parametrize(("recorded", "rounds", "ran", "first"), [(100, 24, 11, 11), (100, 24, 24, 12),
-                                                                  (100, 24, 10, 12), (100, 60, 11, 30),
-                                                                  (100, 20, 9, 10), (10, 24, 11, 10)])  # fmt: skip
-def test_what_the_promises_have_run_is_enough_to_begin_with_where_a_round_is_lacking(recorded, rounds, ran, first):
-    assert golden_drops.at_first(recorded, rounds, ran) == first
-
-
 # Through pytest.
 
 

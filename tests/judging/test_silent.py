@@ -1,5 +1,7 @@
 """Silently wrong: other pixels, and no word of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,13 @@ def trials(channel, *outcomes, image="cat"):
 def test_only_a_picture_with_other_pixels_is_silently_wrong(outcome):
     (trial,) = trials(RARE, outcome)
     assert is_silent(trial) is (outcome is Outcome.DEGRADED)
+
+
+def test_what_the_codecs_tolerance_allows_is_no_other_picture():
+    (trial,) = trials(RARE, Outcome.DEGRADED)
+    assert not is_silent(replace(trial, tolerated=True))
+    (silent,) = silently_wrong([trial, replace(trial, number=1, tolerated=True)])
+    assert silent.wrong == 1
 
 
 def test_each_channel_has_its_share():

@@ -15,6 +15,7 @@ from robustkit.isolation import Decoded, Limits
 from robustkit.judging.assess import Rule
 from robustkit.judging.effort import EFFORTS, FIRST
 from robustkit.judging.finding import ClaimError, Verdict
+from robustkit.judging.golden_files import distance
 from robustkit.judging.opinion import elsewhere
 from robustkit.judging.subject import CleanRoundTripFailed, Job, Subject
 from robustkit.judging.trial import Trial
@@ -438,6 +439,18 @@ def test_images_are_kept_only_where_somebody_asks(under_test):
     assert [t for t, _ in kept] == [t for t in trials if t.outcome.has_image]
     assert all(image.shape == (4, 8, 3) for _, image in kept)
     assert not any(isinstance(value, np.ndarray) for trial in trials for value in vars(trial).values())
+
+
+def test_pixels_within_the_codecs_tolerance_may_be_rounding(under_test):
+    subject, pictures = under_test(trials=60), {}
+    jobs = subject.jobs(BSC(0.001))
+    trials = list(subject.run(jobs, keep=lambda trial, image: pictures.setdefault((trial.image, trial.number), image)))
+    degraded = [trial for trial in trials if trial.outcome is Outcome.DEGRADED]
+    for trial in degraded:
+        maximum, mean = distance(subject.clean[trial.image].decoded.image, pictures[trial.image, trial.number])
+        assert trial.tolerated is (maximum <= 2 and mean <= 0.05)
+    assert {trial.tolerated for trial in degraded} == {False, True}
+    assert not any(trial.tolerated for trial in trials if trial.outcome is not Outcome.DEGRADED)
 
 
 def test_a_trial_names_all_that_it_was_drawn_from_and_cost(under_test):

@@ -72,6 +72,8 @@ def test_stable_diffusion_estimates_what_its_own_pipeline_does(
 
     folder = save_tiny_pipeline(tmp_path, prediction_type=prediction, generation=generation)
     prior = loaded(folder, StableDiffusionPrior)
+    assert {"text_encoder", "unet", "vae"} <= {path.parent.name for path in prior.weight_files}
+    assert all(path.is_file() for path in prior.weight_files)
     whole = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, requires_safety_checker=False)
     prompt = whole.encode_prompt("", "cpu", 1, False)[0]
     whole.scheduler.set_timesteps(1000)

@@ -78,6 +78,7 @@ class OfficialCode(Codec):
         assert weights is not None
         self.checkout, self.weights = Path(checkout).expanduser().absolute(), Path(weights).expanduser().absolute()
         self.others = {name: Path(path).expanduser().absolute() for name, path in places.items()}
+        self.weight_files = (self.weights, *self.others.values())
         self.device, self.max_pixels, self.trusting = torch.device(device), max_pixels, trust_weights
         self.identity = hashlib.sha256(self.name.encode() + _ends(self.weights)).digest()[:IDENTITY_BYTES]
         sys.path[:0] = [str(self.checkout / root) for root in self.roots]

@@ -148,6 +148,7 @@ class RCCCodec(Codec, Generic[P, Read]):
         self.profile = self.promised(self.promises)
         self.prior = load_prior(prior, device=device, dtype=dtype)
         self.prior_name = prior
+        self.weight_files = self.prior.weight_files
         self.schedule = usual_schedule(self.prior) if schedule is None else schedule
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {schedule!r}: give {', '.join(SCHEDULES)}")
