@@ -108,7 +108,7 @@ def workers(tmp_path, monkeypatch):
 
 @pytest.fixture
 def crowd():
-    """Eight programs that want the processor that the codec decodes on."""
+    """Eight programs that want the processor that the codec decodes on, each with a share of its own."""
     program = textwrap.dedent(
         """
         import os
@@ -118,7 +118,10 @@ def crowd():
             pass
         """
     )
-    many = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(8)]
+    many = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True)
+        for _ in range(8)
+    ]
     try:
         for one in many:
             assert one.stdout.readline()

@@ -337,7 +337,7 @@ def test_the_table_shows_what_was_measured_and_declared(suite):
         [
             "claim *severity *measured *declared *verdict*",
             "*23.58 mean*15*kept*",
-            "*of 132 trials*share at most 0.5*kept*",
+            "*of 108 trials*share at most 0.5*kept*",
         ]
     )
 

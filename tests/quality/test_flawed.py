@@ -38,6 +38,8 @@ FLAWS = {
 ALSO = {
     "StalePicture": {"decode.survives.header-flips", "degradation.quality"},
     "LosesRefusals": {"degradation.quality"},
+    # Trials are decoded in batches too.
+    "SwappedInLargeBatches": {"degradation.quality"},
 }
 SOUND = ("Means", "Budget", "Batched", "OtherKernels", "TakesNoLargeImage")
 #: What is run of the suite: those claims, and what they need.
