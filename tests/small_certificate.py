@@ -19,6 +19,7 @@ from robustkit.registry import CodecSpec, Target
 
 #: JPEG under another name, with promises of its own that it keeps.
 MODULE = """
+import time
 import numpy as np
 from robustkit import Layout, Region
 from robustkit.codecs.jpeg import Jpeg
@@ -48,6 +49,10 @@ class Rounding(Small):
 
 class Exact(Rounding):
     tolerance = (0.0, 0.0)
+
+class Slow(Small):
+    def decode(self, stream):
+        time.sleep(30.0)
 
 class Other(Small):
     name = "other"

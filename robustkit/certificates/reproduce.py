@@ -219,6 +219,9 @@ def reproduced(
         except (MetricUnavailable, UnknownMetric, ValueError) as error:
             return Part("reproduced", State.UNTOLD, f"{certificate.metric} can't be measured here: {shown(error, 200)}")
         except CleanRoundTripFailed as failed:
+            if failed.clean is not None and failed.clean.decoded.outcome in _OF_THE_MACHINE:
+                said = f"{Match.INCOMPARABLE}: {shown(failed, 200)}"
+                return Part("reproduced", State.UNTOLD, said, tuple(others), tuple(notes))
             return Part("reproduced", State.WRONG, f"no: {shown(failed, 200)}", tuple(others), tuple(notes))
         except WorkerError as error:
             return Part("reproduced", State.UNTOLD, f"the codec's process failed: {shown(error, 200)}", tuple(others))

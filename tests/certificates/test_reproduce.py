@@ -20,7 +20,7 @@ from robustkit.certificates.reproduce import Match, allowed, compared, matched, 
 from robustkit.certificates.said import State
 from robustkit.channels import parse
 from robustkit.images import photographs
-from robustkit.isolation import fingerprint
+from robustkit.isolation import Limits, fingerprint
 from robustkit.judging.trial import Trial
 from robustkit.outcome import Outcome
 from robustkit.patterns import ErrorPattern
@@ -83,6 +83,13 @@ def test_a_codec_that_computes_alike_everywhere_has_no_tolerance(it, found, tmp_
 def test_another_codec_is_named(it, found, tmp_path):
     part = again(it, found, "Other", tmp_path)
     assert (part.state, part.said) == (State.WRONG, "no: another codec, other, not small-jpeg")
+
+
+def test_a_machine_that_is_too_slow_says_nothing_of_the_certificate(it, found, tmp_path):
+    part = again(it, found, "Slow", tmp_path, limits=Limits(seconds=0.3))
+    assert part.state is State.UNTOLD
+    assert part.said.startswith("not comparable on this machine: ")
+    assert "decoding the clean stream: hung" in part.said
 
 
 @pytest.mark.slow
