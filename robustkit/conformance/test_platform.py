@@ -68,7 +68,12 @@ def test_one_ulp_does_not_desynchronise(sound_codec: Subject, claim: Claim) -> N
             numbers=numbers,
         )
         return
-    claim.kept(f"{len(found.least)} decodes: {worst}", declared, severity=str(worst.amount), numbers=numbers)
+    claim.kept(
+        f"{len(found.least)} decode{'s' * (len(found.least) != 1)}: {worst}",
+        declared,
+        severity=str(worst.amount),
+        numbers=numbers,
+    )
     for shaken, what in ((found.beyond, "strays"), (found.lost, "loses its way")):
         if shaken is not None and (what == "loses its way" or not shaken.lost):
             claim.note(
