@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from robustkit.codec import Codec
 from robustkit.isolation import ARITHMETIC, CodecWorkers, Hook, Limits, WorkerError
 from robustkit.isolation.limits import available, resident
 from robustkit.isolation.workers import own_cores
@@ -169,6 +170,11 @@ class Processes:
     def tolerance(self) -> tuple[float, float]:
         """How far the codec's pixels may lie apart between machines, in grey levels: at worst, on average."""
         return self.workers.attributes.tolerance
+
+    @property
+    def rounds_as_usual(self) -> bool:
+        """Whether the codec's tolerance is that of rounding: no more than a codec has that says nothing of it."""
+        return all(own <= usual for own, usual in zip(self.tolerance, Codec.tolerance, strict=True))
 
     def fresh_workers(
         self,

@@ -1,6 +1,7 @@
 """Silently wrong: a damaged stream gave another picture than the clean one, and was not refused.
 
-Pixels no further off than the codec's tolerance are no other picture: a codec that computes in floats may round so.
+Pixels no further off than the codec's tolerance, and 2 grey levels at worst and 0.05 on average, are no other picture:
+a codec that computes in floats may round so.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 
 from robustkit import quality
 from robustkit.channels import Channel
-from robustkit.codec import DecodeError, EncodeError, Image
+from robustkit.codec import Codec, DecodeError, EncodeError, Image
 from robustkit.errors import RobustkitError
 from robustkit.isolation import Decoded, Limits, WorkerError, fingerprint
 from robustkit.judging import assess
@@ -515,10 +515,14 @@ class Subject(Processes):
         )
 
     def _tolerates(self, clean: Clean, decoded: Decoded) -> bool:
-        """Whether the pixels lie no further from the clean decode's than the codec's tolerance."""
+        """Whether the pixels lie no further from the clean decode's than the codec's tolerance, and the usual one.
+
+        A codec may say that its pixels lie far apart between machines. That makes no other picture a rounded one.
+        """
         assert clean.decoded.image is not None
         assert decoded.image is not None
-        return Tolerance(*self.tolerance).admits(clean.decoded.image, decoded.image)
+        least = [min(pair) for pair in zip(self.tolerance, Codec.tolerance, strict=True)]
+        return Tolerance(*least).admits(clean.decoded.image, decoded.image)
 
     def decode(self, stream: bytes, *, shape: tuple[int, int] | None = None) -> Decoded:
         """Decode one stream of a search; see :mod:`robustkit.judging.opinion` for what is asked of whom."""

@@ -43,7 +43,9 @@ def check_drops(subject: Subject, golden: GoldenCheck, claim: Claim) -> None:
         pytest.skip("no trial hit a stream, before or now")
     for change in changes:
         _say(change, before, now, trials, golden, claim)
-    _say_ruined(before, now, trials, golden, claim)
+    # A codec with a wider tolerance may rightly give another picture on a machine that looks the same from here.
+    if subject.rounds_as_usual:
+        _say_ruined(before, now, trials, golden, claim)
 
 
 def _say(
@@ -100,7 +102,7 @@ def _say_ruined(
     if len(found) < regression.RUINED:
         claim.kept(measured, declared, severity="single trials", numbers=numbers)
         return
-    why = ["streams, damage, versions and CPU are those recorded, so the decoder is another one"]
+    why = ["streams, damage and versions are those recorded: the decoder is another one, or desynchronises here"]
     why += [_trial_said(where, before, now) for where in found[:_NAMED]]
     why.append(f"if the change is meant: {golden.command}")
     last = claim.replay_trial(_trial(found[0], trials))
