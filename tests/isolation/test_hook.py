@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hooked
 import hostile
 import numpy as np
 import pytest
@@ -17,50 +18,12 @@ from robustkit.registry import Target
 LIMITS = Limits(seconds=10, memory=256 * 2**20, start_seconds=60)
 
 
-class Counting:
-    """A hook that counts."""
-
-    def __init__(self) -> None:
-        self.step, self.count = 1, 0
-
-    def set(self, step: int) -> None:
-        self.step = step
-
-    def around(self) -> Counting:
-        return self
-
-    def __enter__(self) -> None:
-        self.count += self.step
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def told(self) -> dict[str, int]:
-        return {"count": self.count}
-
-
-class Astray(Codec):
-    """Says of its tolerance what makes no sense."""
-
-    name = "astray"
-    family = "test"
-
-    def __init__(self, tolerance: object) -> None:
-        self.tolerance = tolerance  # type: ignore[assignment, misc]
-
-    def encode(self, image):
-        return b""
-
-    def decode(self, bitstream):
-        return np.zeros((1, 1, 3), np.uint8)
-
-
 def spec(codec: type, **settings: object) -> CodecSpec:
     return CodecSpec(codec.name, Target("hostile", codec.__qualname__, hostile.__file__), settings)
 
 
 def test_a_hook_runs_around_each_decode_and_hears_settings(tmp_path):
-    hook = Hook(Counting.__module__, "Counting", {"step": 2})
+    hook = Hook(hooked.__name__, "Counting", {"step": 2})
     stream = hostile.Honest().encode(np.zeros((8, 8, 3), np.uint8))
     with CodecWorkers(spec(hostile.Honest), limits=LIMITS, directory=tmp_path, hook=hook) as pool:
         assert pool.hook() == {"count": 0}
@@ -96,7 +59,7 @@ def test_without_torch_the_arithmetic_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("tolerance", [5, [300, 1], ["a", "b"]])
 def test_a_tolerance_that_makes_no_sense_is_refused(tmp_path, tolerance):
-    astray = CodecSpec("astray", Target(__name__, "Astray", __file__), {"tolerance": tolerance})
+    astray = CodecSpec("astray", Target("hooked", "Astray", hooked.__file__), {"tolerance": tolerance})
     with pytest.raises(CodecUnavailable, match="give grey levels at worst and on average"):
         CodecWorkers(astray, limits=LIMITS, directory=tmp_path)
 
