@@ -3,15 +3,24 @@
 import hashlib
 from pathlib import Path
 
+import PIL._imaging
 import pytest
 
 from robustkit.isolation import identity
 from robustkit.priors import EMBEDDED
 
+LIBRARIES = identity._libraries
+
 
 class Reader:
     def __init__(self, *files):
         self.weight_files = files
+
+
+@pytest.fixture(autouse=True)
+def no_libraries(monkeypatch):
+    """Those of all that the tests have imported by now are a gigabyte: their digests take seconds."""
+    monkeypatch.setattr(identity, "_libraries", lambda: ())
 
 
 def weights(codec):
@@ -64,3 +73,13 @@ def test_the_embedded_prior_is_named_alike_in_a_checkout_and_a_wheel():
     assert weights(Reader(*files)) == {
         f"robustkit/priors/embedded/{path.name}": sha(Path(path).read_bytes()) for path in files
     }
+
+
+def test_native_libraries_are_named_with_their_digests(monkeypatch):
+    library = Path(PIL._imaging.__file__).resolve()
+    assert str(library) in LIBRARIES()
+    monkeypatch.setattr(identity, "_libraries", lambda: [str(library)])
+    found = identity.parts(Reader(), __name__)
+    assert [text for name, text in found.items() if name.endswith(library.name)] == [
+        f"library {sha(library.read_bytes())}"
+    ]

@@ -204,9 +204,8 @@ def test_pickled_weights_are_not_trusted(workers, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "ms-illm" else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_the_suite_runs_on_it(name, settings, tmp_path):
     """The whole way: a codec file, workers, the frame, the checks."""
     chosen = settings(name) | CHOSEN.get(name, {})
