@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import bjontegaard
 import numpy as np
 import pytest
 from kept_rows import real, results, row
@@ -138,6 +137,8 @@ def test_half_the_rate_for_the_same_quality_is_minus_fifty_per_cent():
 
 
 def test_differences_are_the_librarys():
+    import bjontegaard  # not at the top: it takes a second, in each process that collects
+
     one, other = [24.0, 28.5, 31.0, 33.0], [24.5, 28.0, 32.0, 34.5]
     found = ladder.delta(curve(RATES, one), curve(RATES * 1.1, other), PSNR)
     options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from robustkit.images import photographs
 from robustkit.quality import MetricUnavailable, UnknownMetric
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("torchmetrics")
+# Not imported: that takes seconds, in each process that collects.
+pytestmark = pytest.mark.skipif(find_spec("torchmetrics") is None, reason="needs torchmetrics, of the extra metrics")
 
 WIDTH = 8
 Image = npt.NDArray[np.uint8]

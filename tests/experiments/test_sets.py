@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from robustkit.judging.subject import Job
 from robustkit.quality import MetricUnavailable
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("torchmetrics")
+# Not imported: that takes seconds, in each process that collects.
+pytestmark = pytest.mark.skipif(find_spec("torchmetrics") is None, reason="needs torchmetrics, of the extra metrics")
 
 CHANNEL = "bsc(ber=0.0001)"
 SIDE, PATCH, TRIALS = 64, 16, 3

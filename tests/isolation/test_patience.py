@@ -147,7 +147,7 @@ def test_a_crowded_processor_makes_no_decode_hang(workers, crowd):
 
 
 @needs_linux
-@pytest.mark.parametrize("stream", [b"endless", b"asleep"])
+@pytest.mark.parametrize("stream", [pytest.param(b"endless", marks=pytest.mark.slow), b"asleep"])
 def test_what_hangs_is_found_on_a_crowded_processor(workers, crowd, stream):
     started = time.monotonic()
     assert workers.decode(stream).outcome is Outcome.HUNG

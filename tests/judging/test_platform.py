@@ -74,6 +74,7 @@ CODECS = dedent(
 )
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_on_floats_is_found_and_a_sound_one_passes(tmp_path):
     if crossplatform.capabilities() == ("default",):
         pytest.skip("this processor has no instructions that PyTorch could leave aside")

@@ -16,6 +16,7 @@ from sharing import made_once
 from suites import lean
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # the suite over 24 codecs
 #: The claim that finds each.
 FLAWS = {
     "SwappedInLargeBatches": "decode.batch-equals-single",

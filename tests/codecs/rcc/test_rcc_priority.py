@@ -13,12 +13,17 @@ from robustkit.images import photographs
 from robustkit.quality import measure
 
 CODECS = {
-    "turbo-ddcm": TurboDDCM(T=14, bpp=1.0),
-    "robust-turbo-ddcm": RobustTurboDDCM(T=14, bpp=1.0),
-    "robust-turbo-ddcm-uep": RobustTurboDDCMUEP(T=14, bpp=1.0),
-    "ddcm": DDCM(T=14, bpp=1.0),
+    "turbo-ddcm": TurboDDCM,
+    "robust-turbo-ddcm": RobustTurboDDCM,
+    "robust-turbo-ddcm-uep": RobustTurboDDCMUEP,
+    "ddcm": DDCM,
 }
-kinds = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+kinds = pytest.mark.parametrize("codec", CODECS, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def codec(request: pytest.FixtureRequest) -> DDCM:
+    return CODECS[request.param](T=14, bpp=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def test_equal_weights_give_the_stream_that_none_give(codec: DDCM, value: float,
 
 def test_only_ratios_of_weights_count(photograph: Image) -> None:
     weights = np.arange(1, 1 + 96 * 96).reshape(96, 96)
-    codec = CODECS["ddcm"]
+    codec = DDCM(T=14, bpp=1.0)
     assert codec.encode(photograph, weights=weights) == codec.encode(photograph, weights=weights * 2.0**-40)
 
 
