@@ -2,13 +2,15 @@
 
 Between that process and the programs stands a small one of its own, the keeper: this file, run as a script. It adopts
 what the programs leave behind, ends all of it after each run, and does so too when the asking process is killed. Hence
-nothing but the standard library, and little of it, is imported here.
+nothing but the standard library, and little of it, is imported here, and `robustkit.patience` by its place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import importlib.util
 import json
 import os
 import resource
@@ -19,6 +21,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import IO, Any, NamedTuple
 
 #: What is kept of a program's output, in bytes: of its beginning and of its end.
@@ -63,7 +66,7 @@ class Programs:
         Args:
             words: program and arguments.
             folder: removed, with all in it, should this process be killed meanwhile.
-            seconds: longest that it may run.
+            seconds: longest that it may run. Waiting for a processor that other programs have does not count.
             memory: largest address space in bytes, 0 for no limit of its own.
             largest: most bytes in a file that it writes.
 
@@ -234,17 +237,17 @@ def _wait(pid: int, seconds: float) -> tuple[int | None, int]:
     with contextlib.suppress(AttributeError, OSError):
         pidfd = os.pidfd_open(pid)
         watch.register(pidfd, select.POLLIN)
-    deadline, pause, hung = time.monotonic() + seconds, 0.0005, False
+    deadline, pause, hung = _patience().Deadline(seconds, _below), 0.0005, False
+    deadline.note(pid)
     try:
         while True:
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
                 break
-            left = deadline - time.monotonic()
-            if left <= 0 and not hung:
+            if not hung and deadline.reached(pid):
                 hung = True
                 os.kill(pid, signal.SIGKILL)
-            wait = pause if pidfd < 0 or hung else min(left, 1000.0)
+            wait = pause if pidfd < 0 or hung else min(deadline.at - time.monotonic(), 1000.0)
             pause = min(2 * pause, 0.01)
             if any(found == 0 for found, _ in watch.poll(max(1, 1000 * wait))):
                 sys.exit(0)
@@ -253,6 +256,18 @@ def _wait(pid: int, seconds: float) -> tuple[int | None, int]:
             os.close(pidfd)
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return None if hung else os.waitstatus_to_exitcode(status), peak
+
+
+@functools.cache
+def _patience() -> ModuleType:
+    """The package that it belongs to would import much."""
+    file = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "patience.py")
+    spec = importlib.util.spec_from_file_location("patience", file)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def _end_all() -> int:

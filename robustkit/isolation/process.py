@@ -22,10 +22,10 @@ from robustkit.isolation.answer import Answer, NotLoaded, alike, parse, says_mac
 from robustkit.isolation.child import LOST_CONNECTION
 from robustkit.isolation.hook import Hook
 from robustkit.isolation.limits import Limits, kernel_kills, resident, says_out_of_memory
-from robustkit.isolation.patience import Deadline
 from robustkit.isolation.start import INSIDE, WorkerError, order, start, variables
 from robustkit.isolation.streams import Desk
 from robustkit.outcome import Outcome
+from robustkit.patience import Deadline
 from robustkit.registry import CodecSpec
 
 _TICK = 0.02
@@ -389,7 +389,7 @@ class Worker:
 
     def _answer(self, seconds: float, *, watch: bool) -> Answer:
         started = time.monotonic()
-        deadline, check, ticks = Deadline(seconds), started + _TICK, 0
+        deadline, check, ticks = Deadline(seconds, tree.descendants), started + _TICK, 0
         try:
             while True:
                 if (message := self._inbox.take()) is not None:

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustkit.isolation import CodecWorkers, Limits, patience
-from robustkit.isolation.patience import MOST, Deadline, Spent, own
+from robustkit import patience
+from robustkit.codecs.programs import Programs
+from robustkit.isolation import CodecWorkers, Limits
 from robustkit.outcome import Outcome
+from robustkit.patience import MOST, Deadline, Spent, own
 from robustkit.registry import CodecSpec, Target
 
 NOTHING = Spent(0.0, 0.0)
@@ -71,7 +73,7 @@ def clock(monkeypatch, *, share):
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(patience.time, "monotonic", lambda: now.seconds)
     monkeypatch.setattr(
-        patience, "spent", lambda pid: Spent(share * (now.seconds - 100.0), (1 - share) * (now.seconds - 100.0))
+        patience, "spent", lambda _: Spent(share * (now.seconds - 100.0), (1 - share) * (now.seconds - 100.0))
     )
     return now
 
@@ -79,7 +81,7 @@ def clock(monkeypatch, *, share):
 @pytest.mark.parametrize(("share", "end"), [(1.0, 1.0), (0.25, 4.0), (0.01, MOST)])
 def test_a_deadline_moves_until_the_worker_has_had_its_time(monkeypatch, share, end):
     now = clock(monkeypatch, share=share)
-    deadline = Deadline(1.0)
+    deadline = Deadline(1.0, lambda _: ())
     deadline.note(1)
     assert not deadline.reached(1)
     looks = 0
@@ -92,7 +94,7 @@ def test_a_deadline_moves_until_the_worker_has_had_its_time(monkeypatch, share, 
 
 def test_without_a_first_look_the_clock_decides(monkeypatch):
     now = clock(monkeypatch, share=0.1)
-    deadline = Deadline(1.0)
+    deadline = Deadline(1.0, lambda _: ())
     now.seconds += 1.0
     assert deadline.reached(1)
 
@@ -152,3 +154,17 @@ def test_what_hangs_is_found_on_a_crowded_processor(workers, crowd, stream):
     started = time.monotonic()
     assert workers.decode(stream).outcome is Outcome.HUNG
     assert time.monotonic() - started > 1.0
+
+
+@needs_linux
+def test_a_crowded_processor_makes_no_program_hang(tmp_path, crowd):
+    """Codecs that are command lines have a limit of their own."""
+    (tmp_path / "work").mkdir()
+    work = (
+        "import os, time; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); started = time.thread_time();"
+        " [None for _ in iter(lambda: time.thread_time() - started < 0.33, False)]"
+    )
+    began = time.monotonic()
+    ended = Programs().run([sys.executable, "-S", "-c", work], str(tmp_path), seconds=1.0, largest=1 << 20)
+    assert (ended.status, ended.tail) == (0, "")
+    assert time.monotonic() - began > 1.0

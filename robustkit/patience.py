@@ -1,18 +1,19 @@
-"""How long a worker is waited for: its limit, and what other programs have kept it from its processors."""
+"""How long a process is waited for: its limit, and what other programs have kept it from its processors.
+
+The keeper of `robustkit.codecs.programs` loads this file too. Hence nothing but the standard library is imported here.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from robustkit.isolation import tree
-from robustkit.isolation.guard import read
-
-#: A worker is waited for no longer than so many times its limit, however busy the machine is.
+#: A process is waited for no longer than so many times its limit, however busy the machine is.
 MOST = 10.0
-#: So many seconds are waited at the least before a worker is looked at again.
+#: So many seconds are waited at the least before it is looked at again.
 _LEAST = 0.02
 
 
@@ -28,21 +29,23 @@ class Spent(NamedTuple):
     waited: float
 
 
-def spent(pid: int) -> Spent:
-    """What the living threads of a process, and of all that it has started, have spent; zeros without Linux's /proc."""
+def spent(processes: Iterable[int]) -> Spent:
+    """What the living threads of some processes have spent; zeros without Linux's /proc."""
     processor = waited = 0
-    for process in (pid, *tree.descendants(pid)):
+    for process in processes:
         with suppress(OSError):
             for thread in os.listdir(f"/proc/{process}/task"):
-                fields = read(f"/proc/{process}/task/{thread}/schedstat").split()
-                if len(fields) == 3:
-                    processor += int(fields[0])
-                    waited += int(fields[1])
+                # It may end meanwhile.
+                with suppress(OSError), open(f"/proc/{process}/task/{thread}/schedstat", "rb") as file:
+                    fields = file.read().split()
+                    if len(fields) == 3:
+                        processor += int(fields[0])
+                        waited += int(fields[1])
     return Spent(processor / 1e9, waited / 1e9)
 
 
 def own(seconds: float, since: Spent, now: Spent, cores: int) -> float:
-    """How much of some wall-clock time is a worker's own.
+    """How much of some wall-clock time is a process's own.
 
     Its threads may wait one after the other, so all their waiting may have delayed it, and none of that is its own. But
     where it has more threads than processors it keeps itself waiting: what these could have done in no less time is its
@@ -52,21 +55,23 @@ def own(seconds: float, since: Spent, now: Spent, cores: int) -> float:
         seconds: of wall-clock time.
         since: spent when that time began.
         now: spent when it ended.
-        cores: processors that the worker may use.
+        cores: processors that it may use.
     """
     waited, processor = now.waited - since.waited, now.processor - since.processor
     return min(seconds, max(seconds - max(0.0, waited), processor / cores))
 
 
 class Deadline:
-    """When a worker has had its time.
+    """When a process has had its time.
 
     Args:
         seconds: its limit. On a machine with nothing else to do that is wall-clock time.
+        descendants: finds the living processes that one has started, whose time is its own.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, descendants: Callable[[int], Iterable[int]]) -> None:
         self._seconds = seconds
+        self._descendants = descendants
         self._started = time.monotonic()
         self._since: Spent | None = None
         #: When to look whether it is reached, as ``time.monotonic`` counts.
@@ -74,7 +79,7 @@ class Deadline:
 
     def note(self, pid: int) -> None:
         """Note what the process has spent before; to be called soon after its work has begun."""
-        self._since = spent(pid)
+        self._since = self._spent(pid)
 
     def reached(self, pid: int) -> bool:
         """Whether that is so now; otherwise ``at`` is later."""
@@ -82,11 +87,14 @@ class Deadline:
         if now < self.at:
             return False
         elapsed = now - self._started
-        had = elapsed if self._since is None else own(elapsed, self._since, spent(pid), cores(pid))
+        had = elapsed if self._since is None else own(elapsed, self._since, self._spent(pid), cores(pid))
         if had >= self._seconds or elapsed >= MOST * self._seconds:
             return True
         self.at = min(now + max(self._seconds - had, _LEAST), self._started + MOST * self._seconds)
         return False
+
+    def _spent(self, pid: int) -> Spent:
+        return spent((pid, *self._descendants(pid)))
 
 
 def cores(pid: int) -> int:
