@@ -491,8 +491,11 @@ def _published(
             ber = published.ber_of(step.channel)
             cell = None if ber is None else published.cell(which, results.codecs[entry], ber)
             if cell is not None and metric in cell.values:
-                panel.plot([places[step.channel]], [float(cell.values[metric].mean)], marker="x", markersize=5,
-                           markeredgewidth=1.1, color=style.colour, linestyle="none", zorder=5)  # fmt: skip
+                (cross,) = panel.plot([places[step.channel]], [float(cell.values[metric].mean)], marker="x",
+                                      markersize=5, markeredgewidth=1.1, color=style.colour, linestyle="none",
+                                      zorder=5)  # fmt: skip
+                if (aside := _placed(styled)[entry]) is not None:
+                    cross.set_transform(_moved(panel, aside))
                 seen = True
     if seen:
         notes.add(f"Crosses: published means (arXiv 2604.05743, {which}).")
