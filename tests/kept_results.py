@@ -5,14 +5,14 @@
     python tests/kept_results.py write              make the tables anew, in all documents
 
 A table stands between ``<!-- results: NAME TABLE [KEY=VALUE ...] -->`` and ``<!-- end of results -->``. TABLE is one of
-those that ``robustkit figures`` writes. The keys are ``entries`` and ``channels``, with "," or ";" between several, and
-``metric``.
+those that ``robustkit figures`` writes, or ``best``, what ``robustkit choose`` says of each channel. The keys are
+``entries`` and ``channels``, with "," or ";" between several, ``metric``, and the ``bpp`` of ``best``. A space or a
+comma within a name is written %20 and %2C.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import re
@@ -21,13 +21,15 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robustkit import quality
-from robustkit.experiments import pictures, published, rows, store, tables
+from robustkit.experiments import envelope, grey, identity, pictures, published, rows, store, tables, text
 from robustkit.experiments import plan as plans
 from robustkit.experiments.grey import LEVEL
 from robustkit.experiments.results import Measure, Results
@@ -35,8 +37,6 @@ from robustkit.experiments.text import Table
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "results"
-#: In place of rows, of what was measured before there was `robustkit sweep`.
-FIGURES = "losses.csv"
 #: Beside the rows: which command made them, at which commit, when.
 MADE = "made.json"
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -49,6 +49,8 @@ _TABLES: Mapping[str, Callable[[Results, Measure, list[str]], Table]] = {
     "rates": lambda results, *_: tables.rate_table(results),
     "published": lambda results, measure, _: published.comparison(results, [measure], "kodak24"),
 }
+#: Tables in which trials without an image are charged.
+_CHARGED = {"conventions", "best"}
 
 
 def table_of(name: str) -> pa.Table:
@@ -64,23 +66,40 @@ def made(name: str) -> dict[str, str]:
 
 def rendered(name: str, kind: str, **keys: str) -> str:
     """The Markdown of a table, and below it where it comes from."""
-    unknown = set(keys) - {"entries", "channels", "metric"}
+    unknown = set(keys) - {"entries", "channels", "metric", *(["bpp"] if kind == "best" else [])}
     assert not unknown, unknown
     entries, channels = (
-        re.split("[,;](?![^(]*\\))", keys[key]) if key in keys else [] for key in ("entries", "channels")
+        [unquote(part) for part in re.split("[,;](?![^(]*\\))", keys.get(key, "")) if part]
+        for key in ("entries", "channels")
     )
     said = made(name)
     origin = f"Made by `{said['command']}`, commit `{said['commit']}`, {said['date']}."
-    if (KEPT / name / FIGURES).exists():
-        now = f"\nThe same experiment is now `{said['now']}`." if "now" in said else ""
-        return f"{measured_before(name, channels)}\n\n{origin}{now}\n"
-    charges = mid_grey(name, keys.get("metric", "psnr")) if kind == "conventions" else {}
+    charges = mid_grey(name, keys.get("metric", "psnr")) if kind in _CHARGED else {}
     results = Results(table_of(name), entries=entries, grey=charges)
-    table = _TABLES[kind](results, results.metric(keys.get("metric", "psnr")), channels)
+    measure = results.metric(keys.get("metric", "psnr"))
+    if kind == "best":
+        table = best(results, measure, channels, float(keys["bpp"]))
+    else:
+        table = _TABLES[kind](results, measure, channels)
     # What stands above the table is the document's to say.
-    text = "\n".join([*table.markdown().split("\n")[2:], origin, ""]).lstrip("\n")
+    said_of = "\n".join([*table.markdown().split("\n")[2:], origin, ""]).lstrip("\n")
     # A sentence a line, as everywhere in the documents.
-    return re.sub(r"(?<=[a-z`)]\.) (?=[A-Z])", "\n", text)
+    return re.sub(r"(?<=[a-z`)]\.) (?=[A-Z])", "\n", said_of)
+
+
+def best(results: Results, measure: Measure, channels: Sequence[str], bpp: float) -> Table:
+    """What ``robustkit choose --bpp`` says of each channel, a line a channel."""
+    found = [envelope.choose(results, channel, bpp, measure) for channel in channels]
+    lines = []
+    for choice in found:
+        assert choice.best is not None
+        margin = choice.margins[0].bound
+        mean, by = (text.number(bound.estimate, measure.digits) for bound in (choice.best.quality.bound, margin))
+        second = f"{by} {text.interval(margin, measure.digits)} before {choice.candidates[1].entry}"
+        alike = "; ".join(candidate.entry for candidate in choice.alike) or "none"
+        lines.append([choice.channel, choice.best.entry, mean, second, alike])
+    heads = ["channel", "the best", measure.label, "by how much, dB", "not told apart from it"]
+    return Table("best", "The best.", heads, lines, [], envelope.table(found).notes)
 
 
 def mid_grey(name: str, metric: str) -> dict[str, dict[str, float]]:
@@ -90,41 +109,22 @@ def mid_grey(name: str, metric: str) -> dict[str, dict[str, float]]:
     return {metric: {image: quality.measure(metric, x, np.full_like(x, LEVEL)) for image, x in found.items()}}
 
 
-def measured_before(name: str, channels: Sequence[str]) -> str:
-    """The table of losses that were measured before there was `robustkit sweep`: figures are kept, and no rows."""
-    lines: dict[str, list[str]] = {}
-    with (KEPT / name / FIGURES).open(encoding="utf-8", newline="") as file:
-        rows_ = list(csv.DictReader(file))
-    wanted = list(channels) or list(dict.fromkeys(row["channel"] for row in rows_))
-
-    def cell(row: Mapping[str, str], key: str, *, per_cent: bool = False) -> str:
-        values = [row.get(f"{key}{end}") for end in ("", "_low", "_high")]
-        shown = [f"{100 * float(value):.0f}" if per_cent else value for value in values if value]
-        return f"{shown[0]} [{shown[1]}, {shown[2]}]" if len(shown) == 3 else shown[0] if shown else "n/a"
-
-    for row in rows_:
-        if row["channel"] in wanted:
-            line = lines.setdefault(row["entry"], [f"`{row['entry']}`", row["bpp"], cell(row, "clean")])
-            line += [cell(row, "loss"), cell(row, "no_image", per_cent=True)]
-    heads = ["codec", "bpp", "clean PSNR, dB"]
-    heads += [head for channel in wanted for head in (f"{channel}: loss, dB", "no image, %")]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines.values()])
-
-
-def renewed(text: str) -> str:
+def renewed(document: str) -> str:
     """A document with its tables made anew."""
 
     def anew(found: re.Match[str]) -> str:
         keys = dict(pair.split("=", 1) for pair in found[4].split())
         return f"{found[1]}\n{rendered(found[2], found[3], **keys)}\n{found[5]}"
 
-    return _BLOCK.sub(anew, text)
+    return _BLOCK.sub(anew, document)
 
 
 def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
     """Keep the rows of a folder of ``robustkit sweep`` that are the experiment's, without seconds and memory.
 
-    The commit that is written down is the checkout's: where the sweep ran at an earlier one, correct it by hand.
+    Beside them lie the experiment, without the folders that its codecs were imported from, and the scores of mid-grey
+    images, so that ``robustkit figures`` and ``choose`` work on what is kept. The commit that is written down is the
+    checkout's: where the sweep ran at an earlier one, correct it by hand.
     """
     plan = plans.make(plans.loaded(ROOT / "experiments" / f"{name}.toml"))
     found = rows.without_timings(rows.ordered(store.read(folder)))
@@ -132,6 +132,9 @@ def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
     found = found.filter(pa.array([entry in of and trial < of[entry] for entry, _, _, trial in rows.keys(found)]))
     (KEPT / name).mkdir(parents=True, exist_ok=True)
     pq.write_table(found, KEPT / name / store.ROWS, compression="zstd", compression_level=19, write_statistics=False)
+    experiment = {**json.loads((folder / identity.FILE).read_text(encoding="utf-8")), "path": []}
+    (KEPT / name / identity.FILE).write_text(json.dumps(experiment, indent=1) + "\n", encoding="utf-8")
+    grey.scores(KEPT / name, pc.unique(found["image"]).to_pylist(), plan.metrics)
     head = subprocess.run(
         ["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -154,8 +157,8 @@ def main() -> None:
     if given.command == "keep":
         keep(given.name, given.folder, flags)
     for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        if (new := renewed(text)) != text:
+        before = path.read_text(encoding="utf-8")
+        if (new := renewed(before)) != before:
             path.write_text(new, encoding="utf-8")
             print(f"{path.relative_to(ROOT)} is made anew")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import shutil
 from collections import Counter
 
 import kept_results as results
 import pytest
+from click.testing import CliRunner
 
+from robustkit import cli
 from robustkit.experiments import plan as plans
 from robustkit.experiments import rows
 from robustkit.experiments.rows import CLEAN
@@ -47,6 +51,23 @@ def test_the_rows_are_those_of_the_experiment(name):
     assert words[:3] == ["robustkit", "sweep", f"experiments/{name}.toml"]
     assert said["commit"]
     assert said["date"]
+
+
+def test_choose_says_of_the_kept_rows_what_the_page_shows(tmp_path):
+    page = (results.ROOT / "docs" / "protection.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^robustkit (choose docs/results/protected .*)$", page, re.MULTILINE)
+    (said,) = re.findall(r"^```text\n(bsc\(ber=0\.01\), 0\.4 bpp: .*)\n```$", page, re.MULTILINE)
+    # Nothing is written into the folder that is kept.
+    kept = shutil.copytree(results.KEPT / "protected", tmp_path / "protected")
+    before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    words = [str(kept) if word == "docs/results/protected" else word for word in shlex.split(command)]
+    done = CliRunner().invoke(cli.main, words)
+    assert done.exit_code == 0, done.output
+    assert " ".join(said.split()) in " ".join(done.output.split())
+    assert "0 of 12: ≤ 22.09%" in done.output
+    # Whole names: they are copied into commands.
+    assert all(entry in done.output for entry in set(results.table_of("protected")["entry"].to_pylist()))
+    assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
 
 
 def test_a_table_says_where_it_comes_from_and_keeps_the_order_that_is_asked_for():

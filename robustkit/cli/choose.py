@@ -91,10 +91,11 @@ def _show(choices: list[Choice]) -> None:
     made = envelope.table(choices)
     shown = Table(title=Text(made.title), title_justify="left")
     for head in made.heads:
-        shown.add_column(Text(head))
+        # A codec's name is what people copy.
+        shown.add_column(Text(head), overflow="fold", no_wrap=head == "codec")
     for row in made.rows:
         shown.add_row(*map(Text, row))
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 220, highlight=False)
     console.print(shown)
     for note in made.notes:
         console.print(Text(note))

@@ -253,7 +253,8 @@ def _show_plan(
         table.add_row(Text(label), str(len(found)), str(trials * len(found)), each, _span(seconds), "")
     most = " at the most" if plan.until else ""
     click.echo(
-        f"{len(found)} images, {len(plan.channels)} channels, {plan.most} trials of each{most}, seed {plan.seed}; "
+        f"{_so_many(len(found), 'image')}, {_so_many(len(plan.channels), 'channel')}, "
+        f"{_so_many(plan.most, 'trial')} of each{most}, seed {plan.seed}; "
         f"metrics: {', '.join((*plan.metrics, *plan.sets))}"
     )
     for channel in plan.channels:
@@ -268,6 +269,10 @@ def _show_plan(
         f"{said}{jobs} process{'es' if jobs > 1 else ''}: about {_span(total)}{most}, by one image's decode; "
         "codecs that decode batches take less"
     )
+
+
+def _so_many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _span(seconds: float) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import itertools
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -200,13 +200,21 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def fit(figure: Figure) -> None:
-    """Where a panel is too narrow for what stands below it, tilt its ticks' labels and break its axis' label."""
+    """Lower or tilt ticks' labels that touch, and break the label of an axis that is narrower."""
+    from matplotlib.ticker import FixedFormatter
+
     figure.draw_without_rendering()
     shown = [axes for axes in figure.axes if axes.get_visible()]
+    # Panels that show the same look the same.
+    lowered = {tuple(_ticks(axes)): _lowered(axes) for axes in shown if _crowded(axes)}
+    for axes in shown:
+        if labels := lowered.get(tuple(_ticks(axes))):
+            axes.xaxis.set_major_formatter(FixedFormatter(labels))
+    figure.draw_without_rendering()
     crowded = [tuple(_ticks(axes)) for axes in shown if _crowded(axes)]
     for axes in shown:
-        # Panels that show the same look the same.
         if tuple(_ticks(axes)) in crowded:
+            axes.xaxis.set_major_formatter(FixedFormatter([label.lstrip("\n") for label in _ticks(axes)]))
             axes.tick_params(axis="x", labelrotation=45)
             for label in axes.get_xticklabels():
                 label.set(ha="right", rotation_mode="anchor")
@@ -221,14 +229,31 @@ def _ticks(axes: Axes) -> list[str]:
 
 def _crowded(axes: Axes) -> bool:
     """Whether labels of ticks on the x axis touch."""
-    boxes = sorted(
-        (box.x0, box.x1)
-        for label in axes.get_xticklabels()
-        if label.get_text() and not label.get_rotation()
-        for box in [label.get_window_extent()]
-    )
+    return any(_touching(axes))
+
+
+def _touching(axes: Axes) -> list[bool]:
+    """Of each tick's label, as it stands, whether it touches the one before it in the same line."""
     space = axes.get_figure(root=True).dpi * _BETWEEN / 72  # type: ignore[union-attr]
-    return any(start < stop + space for (_, stop), (start, _) in itertools.pairwise(boxes))
+    ends: dict[bool, float] = {}
+    found = []
+    for label in axes.get_xticklabels():
+        if not label.get_text() or label.get_rotation():
+            found.append(False)
+            continue
+        box, low = label.get_window_extent(), label.get_text().startswith("\n")
+        found.append(box.x0 < ends.get(low, -math.inf) + space)
+        ends[low] = box.x1
+    return found
+
+
+def _lowered(axes: Axes) -> list[str]:
+    """The labels, with every second one of those that touch in a line of its own below."""
+    made: list[str] = []
+    for text_, touches in zip(_ticks(axes), _touching(axes), strict=True):
+        lower = touches and not (made and made[-1].startswith("\n"))
+        made.append(f"\n{text_}" if lower else text_)
+    return made
 
 
 def plain(label: str) -> str:

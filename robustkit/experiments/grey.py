@@ -50,6 +50,7 @@ def scores(
     except ExperimentError as error:
         return {}, [f"What a mid-grey image scores is not known: {error}"]
     kept = _read(folder / FILE)
+    before = json.dumps(kept)
     found: dict[str, dict[str, float]] = {}
     notes: dict[str, None] = {}
     pictures = {picture.name: picture for picture in experiment.pictures}
@@ -67,6 +68,8 @@ def scores(
                     notes[f"What a mid-grey image scores in {metric} is not known: {error}"] = None
                     continue
             found.setdefault(metric, {})[name] = known[digest]
+    if json.dumps(kept) == before:
+        return found, list(notes)
     # A folder that can't be written to is as good to draw from.
     with contextlib.suppress(store.RowsError):
         store.write_bytes(folder / FILE, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())

@@ -19,6 +19,7 @@ from robustkit.experiments.tables import row_of, set_summary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
+    from matplotlib.transforms import Transform
 
 Convention = Literal["left-out", "grey"]
 
@@ -26,11 +27,15 @@ Convention = Literal["left-out", "grey"]
 HOLLOW = 0.1
 #: Entries in one figure, at the most.
 MOST = 10
+#: Bands of more entries than these hide each other: each entry then stands to the side of the others, with bars.
+BANDED = 5
+#: Points between two that stand side by side: lines, and arrows down from a bound.
+_ASIDE, _ASIDE_ARROWS = 1.4, 2.2
 AXES: Mapping[str, str] = {
     "ber": "bit error rate",
     "length": "burst length, bits",
     "rate": "share of bytes erased",
-    "keep": "share of the stream cut off",
+    "keep": "largest share cut off",
 }
 _SHARE = "no image, %"
 
@@ -175,6 +180,7 @@ def against(
         places = places_of(steps)
         # Where all fit into one figure, a codec looks the same in each of them.
         styled = drawing.styles(entries)
+        banded = len(styled) <= BANDED
         rows: list[dict[str, Any]] = []
         notes: set[str] = set()
         for panel, measure in zip(axes, measures, strict=False):
@@ -200,7 +206,9 @@ def against(
         "Trials without an image are left out of means, as published."
         if convention == "left-out"
         else "Trials without an image are charged as a mid-grey image.",
-        "Bands: 95% intervals of the mean, images as clusters.",
+        "Bands: 95% intervals of the mean, images as clusters."
+        if banded
+        else "Bars: 95% intervals of the mean, images as clusters; codecs stand a little to the side of each other.",
         *sorted(notes),
     ]
     if steps[0].at is None:
@@ -219,6 +227,16 @@ def vertical(panel: Axes) -> None:
     room = 0.25 * (high - low) or 0.05 * abs(high) or 1.0
     ends = panel.get_ylim()
     panel.set_ylim(max(ends[0], low - room), min(ends[1], high + room))
+
+
+def _asides(styled: Mapping[str, Style], between: float) -> dict[str, float]:
+    """How many points to the side each entry stands, so that all are seen."""
+    return {entry: (place - (len(styled) - 1) / 2) * between for place, entry in enumerate(styled)}
+
+
+def _placed(styled: Mapping[str, Style]) -> Mapping[str, float | None]:
+    """The same for lines, where there are too many for bands; ``None`` where there are not."""
+    return _asides(styled, _ASIDE) if len(styled) > BANDED else dict.fromkeys(styled)
 
 
 def handle(entry: str, style: Style) -> Line2D:
@@ -331,7 +349,7 @@ def _metric(
             if hollow and not math.isnan(estimate):
                 notes.add(f"Hollow: more than {HOLLOW:.0%} of the trials gave no image, and the mean is of the others.")
             drawn.append((step, estimate, summary.bound.low, summary.bound.high, hollow))
-        line(panel, drawn, places, style)
+        line(panel, drawn, places, style, _placed(styled)[entry])
 
 
 def line(
@@ -339,23 +357,38 @@ def line(
     drawn: Sequence[tuple[Step, float, float, float, bool]],
     places: Mapping[str, float],
     style: Style,
+    aside: float | None = None,
 ) -> None:
-    """A codec's line with its band; what stands apart is not joined to it."""
+    """A codec's line with its band, or with bars where it stands aside; what stands apart is not joined to it."""
     joined = [d for d in drawn if d[0].at is not None and math.isfinite(d[1])]
     x = [places[d[0].channel] for d in joined]
-    panel.plot(x, [d[1] for d in joined], color=style.colour, linestyle=style.dash, zorder=3)
+    many = aside is not None
+    drawings = panel.plot(x, [d[1] for d in joined], color=style.colour, linestyle=style.dash, zorder=3)
     low = np.array([d[2] if math.isfinite(d[2]) else d[1] for d in joined])
     high = np.array([d[3] if math.isfinite(d[3]) else d[1] for d in joined])
-    if len(joined) > 1:
+    if len(joined) > 1 and not many:
         panel.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0, zorder=2)
     for step, mean, lower, upper, hollow in drawn:
         if not math.isfinite(mean):
             continue
         at = places[step.channel]
-        if step.at is None and math.isfinite(upper - lower):
-            panel.plot([at, at], [lower, upper], color=style.colour, linewidth=2.5, alpha=0.25, zorder=2)
-        panel.plot([at], [mean], marker=style.marker, color=style.colour, linestyle="none", zorder=4,
-                   markerfacecolor="white" if hollow else style.colour)  # fmt: skip
+        if (step.at is None or many) and math.isfinite(upper - lower):
+            drawings += panel.plot([at, at], [lower, upper], color=style.colour, linewidth=0.9 if many else 2.5,
+                                   alpha=0.5 if many else 0.25, zorder=2)  # fmt: skip
+        drawings += panel.plot([at], [mean], marker=style.marker, color=style.colour, linestyle="none", zorder=4,
+                               clip_on=not many, markerfacecolor="white" if hollow else style.colour)  # fmt: skip
+    if aside is not None:
+        # Only now: what is drawn elsewhere than at its data does not count for the axes' ends.
+        for drawing_ in drawings:
+            drawing_.set_transform(_moved(panel, aside))
+
+
+def _moved(panel: Axes, aside: float) -> Transform:
+    """Where data stand on a panel, some points to the side."""
+    from matplotlib.transforms import ScaledTranslation
+
+    assert panel.figure is not None
+    return panel.transData + ScaledTranslation(aside / 72, 0, panel.figure.dpi_scale_trans)
 
 
 def _set(
@@ -378,7 +411,7 @@ def _set(
             drawn.append((step, mean, mean - half, mean + half, False))
             rows.append({"entry": entry, "channel": step.channel, "trials": len(values), "quantity": metric,
                          "mean": mean, "pooled_sd": sd, "low": mean - half, "high": mean + half})  # fmt: skip
-        line(panel, drawn, places, style)
+        line(panel, drawn, places, style, _placed(styled)[entry])
     panel.set_yscale("log")
 
 
@@ -403,7 +436,7 @@ def _shares(
     from matplotlib.transforms import ScaledTranslation
 
     least = 100.0
-    for place, (entry, style) in enumerate(styled.items()):
+    for entry, style in styled.items():
         drawn, bounds = [], []
         for step in steps:
             point = results.point(entry, step.channel)
@@ -422,12 +455,11 @@ def _shares(
             else:
                 drawn.append((step, 100 * share.share, 100 * share.bound.low, 100 * share.bound.high, False))
                 least = min(least, 100 * share.share)
-        line(panel, drawn, places, style)
+        line(panel, drawn, places, style, _placed(styled)[entry])
         for step, upper in bounds:
-            # Bounds of equally many trials coincide: a little to the side each, so that all are seen.
-            sideways = (place - (len(styled) - 1) / 2) * 2.2
+            # Bounds of equally many trials coincide.
+            moved = _moved(panel, _asides(styled, _ASIDE_ARROWS)[entry])
             assert panel.figure is not None
-            moved = panel.transData + ScaledTranslation(sideways / 72, 0, panel.figure.dpi_scale_trans)
             panel.plot([places[step.channel]], [upper], marker=style.marker, markerfacecolor="white",
                        color=style.colour, linestyle="none", markersize=3, transform=moved, zorder=4)  # fmt: skip
             for part, size, down in (("|", 5.0, 3.5), ("v", 2.4, 6.5)):
@@ -459,8 +491,11 @@ def _published(
             ber = published.ber_of(step.channel)
             cell = None if ber is None else published.cell(which, results.codecs[entry], ber)
             if cell is not None and metric in cell.values:
-                panel.plot([places[step.channel]], [float(cell.values[metric].mean)], marker="x", markersize=5,
-                           markeredgewidth=1.1, color=style.colour, linestyle="none", zorder=5)  # fmt: skip
+                (cross,) = panel.plot([places[step.channel]], [float(cell.values[metric].mean)], marker="x",
+                                      markersize=5, markeredgewidth=1.1, color=style.colour, linestyle="none",
+                                      zorder=5)  # fmt: skip
+                if (aside := _placed(styled)[entry]) is not None:
+                    cross.set_transform(_moved(panel, aside))
                 seen = True
     if seen:
         notes.add(f"Crosses: published means (arXiv 2604.05743, {which}).")

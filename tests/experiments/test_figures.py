@@ -324,17 +324,45 @@ def test_labels_below_a_narrow_panel_neither_touch_nor_leave_it():
             figure.figure.draw_without_rendering()
         for panel in figure.figure.axes[:3]:
             assert not drawing._crowded(panel)
-            tilted = {label.get_rotation() for label in panel.get_xticklabels()}
-            assert tilted == ({45} if "ber" in spelling else {0})
+            labels = panel.get_xticklabels()
+            assert {label.get_rotation() for label in labels} == {0}
+            # Below the others, for 0.01 is near.
+            assert [label.get_text() for label in labels if label.get_text().startswith("\n")] == (
+                ["\n0.02"] if "ber" in spelling else []
+            )
             label = panel.xaxis.label.get_window_extent()
             assert label.x0 >= 0
             assert label.x1 <= figure.figure.bbox.width
             assert panel.xaxis.label.get_text().split() in (
                 ["bit", "error", "rate"],
-                ["share", "of", "the", "stream", "cut", "off"],
+                ["largest", "share", "cut", "off"],
             )
     # Shares that are evenly spaced are drawn so, and not as powers.
     assert [label.get_text() for label in panel.get_xticklabels()][1:] == ["0.1", "0.5", "0.9"]
+
+
+def test_many_codecs_stand_side_by_side_with_bars_within_the_axes():
+    rows = [
+        row(f"codec{i}", image, channel, trial, severity=severity, psnr=20.0 + i + j)
+        for i in range(lines.BANDED + 2)
+        for j, image in enumerate("ab")
+        for channel, severity, trial in (("clean", 0.0, -1), ("bsc(ber=0.001)", 1e-3, 0), ("bsc(ber=0.01)", 1e-2, 0))
+    ]
+    few = results([r for r in rows if int(r["entry"][5:]) < lines.BANDED])
+    for found, banded in ((results(rows), False), (few, True)):
+        (figure,) = lines.against_damage(found, [found.metric("psnr")])
+        with drawing.style():
+            figure.figure.draw_without_rendering()
+        panel = figure.figure.axes[0]
+        assert bool(panel.collections) == banded
+        assert ("Bands: " in figure.caption, "Bars: " in figure.caption) == (banded, not banded)
+        marks = [line for line in panel.lines if len(line.get_ydata()) == 1 and line.get_zorder() == 4]
+        assert len(marks) == 3 * len(found.entries)
+        at = [tuple(line.get_transform().transform(line.get_xydata())[0]) for line in marks]
+        # No two marks of a severity stand in one place across, unless bands are drawn.
+        assert len({round(x, 3) for x, _ in at}) == (3 if banded else len(marks))
+        box = panel.get_window_extent()
+        assert all(box.y0 <= y <= box.y1 for _, y in at)
 
 
 def test_the_legend_covers_no_panel():

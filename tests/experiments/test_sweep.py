@@ -328,7 +328,7 @@ def test_a_plan_is_shown_with_what_can_t_run(tmp_path):
     text = cli(
         "sweep", "--codec", "jpeg", "--codec", "bpg-reference", "--ber", "1e-3", "--crop", "64", "--dry-run"
     ).output
-    assert "6 images, 1 channels, 10 trials of each" in text
+    assert "6 images, 1 channel, 10 trials of each" in text
     assert "can't run here: " in text
     assert "about" in text
 
