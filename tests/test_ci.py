@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -112,6 +113,47 @@ def test_it_fits_its_schema(schema, file):
     program = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", ROOT / file]
     done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def workflows():
+    """Workflows by name: those that are shown, and the action as one, because its steps are checked only there."""
+    example = ROOT / "examples/my_codec/.github/workflows/robustness.yml"
+    shown = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/ci.md").read_text(encoding="utf-8"), re.DOTALL)
+    inputs = {
+        name: {"type": "string", **{key: spec[key] for key in ("description", "required", "default") if key in spec}}
+        for name, spec in ACTION["inputs"].items()
+    }
+    outputs = {name: spec["value"] for name, spec in ACTION["outputs"].items()}
+    jobs = {"a": {"runs-on": "ubuntu-latest", "outputs": outputs, "steps": ACTION["runs"]["steps"]}}
+    certifying, publishing = (text for text in shown if "runs-on" in text)
+    return {
+        "example": example.read_text(encoding="utf-8"),
+        "page": certifying + publishing,
+        "action": yaml.safe_dump({"name": "a", "on": {"workflow_call": {"inputs": inputs}}, "jobs": jobs}),
+    }
+
+
+#: Where this environment's programs are found, which need not be activated, and others.
+PROGRAMS = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+
+
+@pytest.mark.skipif(not shutil.which("actionlint", path=PROGRAMS), reason="needs actionlint: pip install '.[test]'")
+@pytest.mark.parametrize("name", ["example", "page", "action"])
+def test_actionlint_finds_nothing(tmp_path, name):
+    """Shell steps are looked at too, where shellcheck is there."""
+    file = tmp_path / ".github" / "workflows" / f"{name}.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(workflows()[name], encoding="utf-8")
+    done = subprocess.run(
+        [shutil.which("actionlint", path=PROGRAMS), "-no-color", file],
+        env=os.environ | {"PATH": PROGRAMS},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 def test_other_actions_are_pinned_and_nothing_is_put_into_a_script():

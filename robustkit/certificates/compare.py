@@ -28,6 +28,9 @@ from robustkit.quality import METRICS
 
 #: By how much clean streams may grow without an alarm, as a share.
 RATE_MARGIN = 0.01
+#: Chance of what is worth running again, where that can be done. Of both runs one has to alarm, and the other to come
+#: to this: by chance that happens in 0.1% of comparisons at most.
+FAINT = 0.05
 #: Fewer pairs that differ can't be significant, whichever way they point: 2 ** -7 is the first below 1%.
 LEAST_PAIRS = math.ceil(-math.log2(ALARM))
 #: With fewer trials on a side, a channel without pairs tells nothing.
@@ -74,6 +77,7 @@ class Item:
         way: how it was compared; empty where there is nothing to say of that.
         chance: of looking so bad anywhere if nothing got worse; ``None`` where no test was needed.
         why: lines that explain it.
+        faint: whether a test that is less strict, :data:`FAINT`, alarms.
     """
 
     what: str
@@ -84,6 +88,7 @@ class Item:
     way: Way = ""
     chance: float | None = None
     why: tuple[str, ...] = ()
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,8 @@ def compare(
         margin: what may be lost without an alarm, in the metric's unit; by default
             :func:`robustkit.judging.regression.margin`.
         rate_margin: by how much clean streams may grow, as a share.
-        again: runs both once more with fresh seeds, where both can be run. An alarm of a test counts only if it comes
-            again.
+        again: runs both once more with fresh seeds, where both can be run. Then an alarm of a test counts only if the
+            other run comes near to one, too.
         deals: how often trials are dealt anew for a test.
 
     Raises:
@@ -279,6 +284,7 @@ def _drop_item(pair: Pair, change: Change, allowed: float, improved: bool) -> It
         "in pairs" if change.paired else "unpaired",
         change.chance,
         tuple(why),
+        change.rose and change.chance <= FAINT and not improved,
     )
 
 
@@ -353,7 +359,8 @@ def _failures(pair: Pair) -> list[Item]:
             word = Word.WORSE if chance <= ALARM and rises else Word.BETTER if not now else Word.NO_ALARM
             said = chance
         why = named if rises else ()
-        items.append(Item(channel, "failures", f"{was} of {olds}", f"{now} of {news}", word, way, said, why))
+        faint = said is not None and rises and chance <= FAINT
+        items.append(Item(channel, "failures", f"{was} of {olds}", f"{now} of {news}", word, way, said, why, faint))
     return items
 
 
@@ -391,21 +398,24 @@ def _claims(pair: Pair) -> list[Item]:
 
 
 def _tested(item: Item) -> bool:
-    """Whether an alarm came of chance, so that it must come again."""
-    return item.word is Word.WORSE and item.chance is not None
+    """Whether it is to be seen if it comes again: an alarm of chance, or nearly one."""
+    return item.chance is not None and (item.faint or item.word is Word.WORSE)
 
 
 def _confirmed(items: Sequence[Item], fresh: Sequence[Item]) -> list[Item]:
-    """Alarms are undecided unless fresh seeds alarm, too, at whichever channel: each run has one error rate."""
-    shown = {item.quantity for item in fresh if item.word in (Word.WORSE, Word.BROKEN)}
+    """What holds with fresh seeds, too, at whichever channel: each run has one error rate."""
+    alarm = {item.quantity for item in fresh if item.word in (Word.WORSE, Word.BROKEN)}
+    near = alarm | {item.quantity for item in fresh if item.faint}
     found = []
     for item in items:
         if not _tested(item):
             found.append(item)
-        elif item.quantity in shown:
-            found.append(replace(item, why=(*item.why, "fresh seeds alarm, too")))
-        else:
+        elif item.word is Word.WORSE and item.quantity not in near:
             found.append(replace(item, word=Word.UNDECIDED, why=(*item.why, "fresh seeds don't alarm")))
+        elif item.word is Word.WORSE or item.quantity in alarm:
+            found.append(replace(item, word=Word.WORSE, why=(*item.why, "fresh seeds alarm, too")))
+        else:
+            found.append(item)
     return found
 
 

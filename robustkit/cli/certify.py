@@ -76,6 +76,7 @@ def command(
     for line in about["blockers"]:
         click.echo(f"  {line}")
     click.echo(f"{'certified' if about['certified'] else 'not certified'}: {out}")
+    click.echo(f"its page: {out / 'certificate.html'}")
     sys.exit(status)
 
 

@@ -60,6 +60,7 @@ class Change:
         trials: how many were compared, those whose stream arrived unharmed not counted.
         moved: how many of the pairs differ by more than the margin, one way or the other; ``None`` without pairs.
         chance: that a codec as good as before looks so bad somewhere, at any channel of the run.
+        rose: whether a loss shows at all, beyond the margin, likely or not.
         worse: whether that is an alarm.
         worst: channel, image and number of the trial that lost most beyond what it lost before; of pairs alone.
     """
@@ -71,6 +72,7 @@ class Change:
     trials: int
     moved: int | None
     chance: float
+    rose: bool
     worse: bool
     worst: tuple[str, str, int] | None = None
 
@@ -229,6 +231,7 @@ def _change(part: _Part, worst: Floats) -> Change:
     chance = (1 + int((worst[1:] >= seen.max() - 1e-9).sum())) / len(worst)
     # The mean is the last statistic of each part.
     regressed = part.rise > part.margin if part.paired else seen[-1] > _BETTER
+    rose = bool(regressed) and float(seen.max()) > 0
     where = None
     if part.numbers:
         where = part.numbers[int(np.argmax(part.now - part.before))]
@@ -240,7 +243,8 @@ def _change(part: _Part, worst: Floats) -> Change:
         len(part.now),
         int((np.abs(part.now - part.before) > part.margin + 1e-9).sum()) if part.paired else None,
         chance,
-        chance <= ALARM and bool(regressed) and float(seen.max()) > 0,
+        rose,
+        chance <= ALARM and rose,
         where,
     )
 
@@ -285,6 +289,10 @@ def _deals(
 ) -> _Part:
     """Shares of trials beyond each of several drops, and their mean; the trials of each image are dealt anew.
 
+    The drops are quantiles over all images, and each image's own: where images differ more than their trials do, few of
+    an image lie about the former. The latter are those of trials with an image, which a loss moves, and of all trials
+    it is asked how many lie beyond, so a picture in a refusal's place never looks worse.
+
     The margin is taken off the drops now, so that only what goes beyond it can be seen.
     """
     usable = []
@@ -293,10 +301,13 @@ def _deals(
         if len(old) and len(new):
             usable.append((old, new, np.where(new >= charge, new, new - allowed)))
     levels = np.quantile(np.concatenate([np.concatenate([old, less]) for old, _, less in usable]), _LEVELS)
-    rows = np.zeros((deals + 1, len(levels) + 2))
+    rows = np.zeros((deals + 1, 2 * len(levels) + 2))
     for old, _, less in usable:
         values = np.concatenate([old, less])
-        table = np.column_stack([values[:, None] > levels, values >= charge, values]).astype(np.float64)
+        shown = values[values < charge]
+        own = np.quantile(shown, _LEVELS) if len(shown) else levels
+        table = np.column_stack([values[:, None] > levels, values[:, None] > own, values >= charge, values])
+        table = table.astype(np.float64)
         table -= table.mean(axis=0)
         now = np.zeros((deals + 1, len(values)))
         now[0, len(old) :] = 1

@@ -191,6 +191,7 @@ def test_certify_says_the_verdict_and_what_blocks_it_and_no_more(several):
         read(several / "out").sentence,
         "  less was tried than the effort says: --robustkit-max-examples",
         "not certified: out",
+        "its page: out/certificate.html",
     ]
 
 

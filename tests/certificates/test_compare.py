@@ -171,6 +171,30 @@ def test_an_alarm_counts_only_if_fresh_seeds_alarm_too():
     assert any("fresh seeds don't alarm" in line for item in gone.items for line in item.why)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "word"),
+    [
+        (0.01, 0.05, Word.WORSE),
+        (0.05, 0.01, Word.WORSE),
+        (0.01, 0.06, Word.UNDECIDED),
+        (0.05, 0.02, Word.NO_ALARM),
+        (0.06, 0.01, Word.NO_ALARM),
+    ],
+)
+def test_one_run_alarms_and_the_other_comes_near_to_it(monkeypatch, first, second, word):
+    chances = iter((first, 1.0, second, 1.0))  # each run is asked of what got worse, and of what got better
+
+    def found(before, now, **more):
+        chance = next(chances)
+        return [compare_room.Change(MILD, False, 1.0, 2.0, 100, None, chance, chance < 1, chance <= ALARM)]
+
+    monkeypatch.setattr(compare_room.regression, "compare", found)
+    new = side(stream="b", seed=1)
+    done = compare(OLD, new, again=lambda: (OLD, new))
+    assert words(done)[MILD, DROP] is word
+    assert done.repeated == (first <= 0.05)
+
+
 def test_nothing_is_run_again_without_an_alarm_of_chance():
     def never():
         raise AssertionError

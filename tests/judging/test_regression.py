@@ -164,6 +164,28 @@ def test_other_streams_are_compared_image_by_image():
     assert not regression.unchanged(before, now)
 
 
+def test_images_that_differ_more_than_their_trials_hide_no_loss():
+    """Drops of an image lie within a decibel, those of two images ten apart, and half give no image."""
+
+    def streams(seed, more=0.0, rescued=0.0):
+        rng = np.random.default_rng(seed)
+
+        def one(image):
+            loss = 10.0 * IMAGES.index(image) + float(rng.standard_normal())
+            return loss + more if rng.random() < 0.5 + rescued else Outcome.REFUSED
+
+        return replace(
+            BEFORE,
+            losses={MILD: {image: tuple(one(image) for _ in range(12)) for image in IMAGES}},
+            pictures={i: replace(p, stream=str(seed) * 64) for i, p in BEFORE.pictures.items()},
+        )
+
+    assert all(alarms(streams(1), streams(seed, 1.0), deals=399) for seed in (2, 3, 4))
+    # Bad pictures in place of refusals make the mean of pictures worse, and the codec no worse.
+    rescuing = [alarms(streams(1), streams(seed, rescued=0.4), deals=399) for seed in (5, 6, 7)]
+    assert rescuing == [[], [], []]
+
+
 def test_another_seed_leaves_nothing_to_pair():
     now = replace(BEFORE, seed=1)
     assert regression.paired(BEFORE, now) == []
