@@ -655,6 +655,15 @@ def bars(found: Mapping[Cell, Figures], runs: int) -> bool:
             good.append(min(caught.values()) >= 0.99)
             said = ", ".join(f"{codec} {share:.1%}" for codec, share in caught.items())
             print(f"{change} caught in 99% with {effort}: {said}: {'yes' if good[-1] else 'NO'}")
+    tenth = {cell[1]: f for cell, f in found.items() if cell[0] == "change" and cell[2] == "+0.1 dB"}
+    if tenth:
+        for name, bar, shares in (
+            ("the same streams", 0.95, {codec: f["quick"]["same streams"] for codec, f in tenth.items()}),
+            ("other streams", 0.8, {codec: f["other streams"] for codec, f in tenth.items()}),
+        ):
+            good.append(min(shares.values()) >= bar)
+            said = ", ".join(f"{codec} {share:.1%}" for codec, share in shares.items())
+            print(f"+0.1 dB of {name} found in {bar:.0%} with quick: {said}: {'yes' if good[-1] else 'NO'}")
     saved = {
         cell[1]: 1 - f["quick"]["with drops"] / EFFORTS["quick"].trials
         for cell, f in found.items()

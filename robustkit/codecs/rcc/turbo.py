@@ -321,11 +321,44 @@ class RobustTurboDDCM(TurboDDCM):
         bpp=0.4,
         quality=28.5,
         promises=(
-            Promise("bsc(ber=0.001)", mean_drop=2.05, p5_drop=5.0),
-            Promise("bsc(ber=0.01)", mean_drop=10.5, p5_drop=13.0),
-            Promise("burst(length=32)", mean_drop=2.0, p5_drop=14.0),
-            Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
+            Promise(
+                "bsc(ber=0.001)",
+                mean_drop=1.75,
+                p5_drop=4.5,
+                catastrophe=6.75,
+                expected_mean_drop=1.3,
+                expected_p5_drop=2.53,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "bsc(ber=0.01)",
+                mean_drop=8.55,
+                p5_drop=13.0,
+                expected_mean_drop=7.54,
+                expected_p5_drop=10.3,
+                expected_corrupted=0.0,
+            ),
+            # Of 384 bursts one lost 12 dB: with p5_drop below that, a seventh of quick runs would take twice as many
+            # trials; and no catastrophe is promised never to come.
+            Promise(
+                "burst(length=32)",
+                mean_drop=1.3,
+                p5_drop=14.0,
+                expected_mean_drop=0.186,
+                expected_p5_drop=0.679,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "header-bsc(ber=0.01)",
+                mean_drop=0.05,
+                p5_drop=0.05,
+                catastrophe=0.115,
+                expected_mean_drop=0.0,
+                expected_p5_drop=0.0,
+                expected_corrupted=0.0,
+            ),
         ),
+        expected_refused=0.0,
     )
     #: With ``decoder="ordered"`` and otherwise the default settings.
     promises_in_order: ClassVar[Profile | None] = Profile(
