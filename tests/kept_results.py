@@ -29,10 +29,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robustkit import quality
-from robustkit.experiments import envelope, grey, identity, pictures, published, rows, store, tables, text
+from robustkit.experiments import envelope, grey, identity, ladder, pictures, published, rows, store, tables, text
 from robustkit.experiments import plan as plans
 from robustkit.experiments.grey import LEVEL
-from robustkit.experiments.results import Measure, Results
+from robustkit.experiments.results import CLEAN, Measure, Results
 from robustkit.experiments.text import Table
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,9 @@ _TABLES: Mapping[str, Callable[[Results, Measure, list[str]], Table]] = {
     "layout": lambda results, measure, channels: tables.published_layout(results, [measure], channels=channels),
     "conventions": lambda results, measure, channels: tables.conventions(results, measure, channels=channels),
     "rates": lambda results, *_: tables.rate_table(results),
+    "bjontegaard": lambda results, measure, channels: ladder.table(
+        results, [measure], anchor=results.entries[0], channel=channels[0] if channels else CLEAN
+    ),
     "published": lambda results, measure, _: published.comparison(results, [measure], "kodak24"),
 }
 #: Tables in which trials without an image are charged.
@@ -98,7 +101,8 @@ def best(results: Results, measure: Measure, channels: Sequence[str], bpp: float
         second = f"{by} {text.interval(margin, measure.digits)} before {choice.candidates[1].entry}"
         alike = "; ".join(candidate.entry for candidate in choice.alike) or "none"
         lines.append([choice.channel, choice.best.entry, mean, second, alike])
-    heads = ["channel", "the best", measure.label, "by how much, dB", "not told apart from it"]
+    by_how_much = f"by how much, {measure.unit}" if measure.unit else "by how much"
+    heads = ["channel", "the best", measure.label, by_how_much, "not told apart from it"]
     return Table("best", "The best.", heads, lines, [], envelope.table(found).notes)
 
 
@@ -122,7 +126,7 @@ def renewed(document: str) -> str:
 def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
     """Keep the rows of a folder of ``robustkit sweep`` that are the experiment's, without seconds and memory.
 
-    Beside them lie the experiment, without the folders that its codecs were imported from, and the scores of mid-grey
+    Beside them lie the experiment, without the folders that its codecs and images came from, and the scores of mid-grey
     images, so that ``robustkit figures`` and ``choose`` work on what is kept. The commit that is written down is the
     checkout's: where the sweep ran at an earlier one, correct it by hand.
     """
@@ -132,9 +136,15 @@ def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
     found = found.filter(pa.array([entry in of and trial < of[entry] for entry, _, _, trial in rows.keys(found)]))
     (KEPT / name).mkdir(parents=True, exist_ok=True)
     pq.write_table(found, KEPT / name / store.ROWS, compression="zstd", compression_level=19, write_statistics=False)
-    experiment = {**json.loads((folder / identity.FILE).read_text(encoding="utf-8")), "path": []}
-    (KEPT / name / identity.FILE).write_text(json.dumps(experiment, indent=1) + "\n", encoding="utf-8")
+    experiment = json.loads((folder / identity.FILE).read_text(encoding="utf-8"))
+    _write(KEPT / name / identity.FILE, experiment)
     grey.scores(KEPT / name, pc.unique(found["image"]).to_pylist(), plan.metrics)
+    # Where its files lay is nobody else's.
+    experiment["path"] = []
+    experiment["plan"]["images"] = plan.images
+    for picture in experiment["pictures"]:
+        picture["path"] = Path(picture["path"]).name
+    _write(KEPT / name / identity.FILE, experiment)
     head = subprocess.run(
         ["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -143,7 +153,11 @@ def keep(name: str, folder: Path, flags: Sequence[str] = ()) -> None:
         "commit": head.stdout.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    (KEPT / name / MADE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    _write(KEPT / name / MADE, said)
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -201,20 +201,23 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 def fit(figure: Figure) -> None:
     """Lower or tilt ticks' labels that touch, and break the label of an axis that is narrower."""
-    from matplotlib.ticker import FixedFormatter
+    from matplotlib.ticker import FixedFormatter, FixedLocator
 
     figure.draw_without_rendering()
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    # Panels that show the same look the same.
-    lowered = {tuple(_ticks(axes)): _lowered(axes) for axes in shown if _crowded(axes)}
-    for axes in shown:
+    # Panels that show the same look the same. Ticks that matplotlib chooses may be others once their labels are.
+    given = [axes for axes in shown if isinstance(axes.xaxis.get_major_locator(), FixedLocator)]
+    lowered = {tuple(_ticks(axes)): _lowered(axes) for axes in given if _crowded(axes)}
+    for axes in given:
         if labels := lowered.get(tuple(_ticks(axes))):
             axes.xaxis.set_major_formatter(FixedFormatter(labels))
-    figure.draw_without_rendering()
+    if lowered:
+        figure.draw_without_rendering()
     crowded = [tuple(_ticks(axes)) for axes in shown if _crowded(axes)]
     for axes in shown:
         if tuple(_ticks(axes)) in crowded:
-            axes.xaxis.set_major_formatter(FixedFormatter([label.lstrip("\n") for label in _ticks(axes)]))
+            if axes in given:
+                axes.xaxis.set_major_formatter(FixedFormatter([label.lstrip("\n") for label in _ticks(axes)]))
             axes.tick_params(axis="x", labelrotation=45)
             for label in axes.get_xticklabels():
                 label.set(ha="right", rotation_mode="anchor")
@@ -233,26 +236,27 @@ def _crowded(axes: Axes) -> bool:
 
 
 def _touching(axes: Axes) -> list[bool]:
-    """Of each tick's label, as it stands, whether it touches the one before it in the same line."""
+    """Of each tick's label, as it stands, whether it touches the one to its left in the same line."""
     space = axes.get_figure(root=True).dpi * _BETWEEN / 72  # type: ignore[union-attr]
+    labels = axes.get_xticklabels()
+    boxes = [label.get_window_extent() for label in labels]
     ends: dict[bool, float] = {}
-    found = []
-    for label in axes.get_xticklabels():
-        if not label.get_text() or label.get_rotation():
-            found.append(False)
-            continue
-        box, low = label.get_window_extent(), label.get_text().startswith("\n")
-        found.append(box.x0 < ends.get(low, -math.inf) + space)
-        ends[low] = box.x1
+    found = [False] * len(labels)
+    for i in sorted(range(len(labels)), key=lambda i: float(boxes[i].x0)):
+        if labels[i].get_text() and not labels[i].get_rotation():
+            low = labels[i].get_text().startswith("\n")
+            found[i] = bool(boxes[i].x0 < ends.get(low, -math.inf) + space)
+            ends[low] = boxes[i].x1
     return found
 
 
 def _lowered(axes: Axes) -> list[str]:
     """The labels, with every second one of those that touch in a line of its own below."""
-    made: list[str] = []
-    for text_, touches in zip(_ticks(axes), _touching(axes), strict=True):
-        lower = touches and not (made and made[-1].startswith("\n"))
-        made.append(f"\n{text_}" if lower else text_)
+    made, touching, places = _ticks(axes), _touching(axes), axes.get_xticks()
+    above = True
+    for i in sorted(range(len(made)), key=lambda i: float(places[i])):
+        above = not (touching[i] and above)
+        made[i] = made[i] if above else f"\n{made[i]}"
     return made
 
 

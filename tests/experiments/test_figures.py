@@ -341,6 +341,21 @@ def test_labels_below_a_narrow_panel_neither_touch_nor_leave_it():
     assert [label.get_text() for label in panel.get_xticklabels()][1:] == ["0.1", "0.5", "0.9"]
 
 
+def test_labels_that_two_lines_do_not_part_are_tilted():
+    bers = (1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 1e-1)
+    rows = [row("jpeg", "a", f"bsc(ber={ber:g})", 0, severity=ber) for ber in bers]
+    found = results([*rows, row("jpeg", "a", "clean", -1)])
+    (figure,) = lines.against_damage(found, [found.metric("psnr"), found.metric("lpips")], width="column")
+    with drawing.style():
+        drawing.fit(figure.figure)
+    for panel in figure.figure.axes[:3]:
+        labels = panel.get_xticklabels()
+        assert {label.get_rotation() for label in labels} == {45}
+        assert [label.get_text() for label in labels][1:] == [
+            "$10^{-3}$", "0.0015", "0.002", "0.0025", "0.003", "$10^{-1}$"
+        ]  # fmt: skip
+
+
 def test_many_codecs_stand_side_by_side_with_bars_within_the_axes():
     rows = [
         row(f"codec{i}", image, channel, trial, severity=severity, psnr=20.0 + i + j)
