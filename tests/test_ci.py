@@ -219,6 +219,21 @@ def test_any_other_run_has_no_badge_and_attests_nothing(tmp_path, other):
     assert runner.summary.read_text().startswith("# steps: conforms\n")
 
 
+def test_what_a_certificate_withholds_is_not_in_the_artifact(tmp_path):
+    def reported(**inputs):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        for name in ("index.html", "baseline.jsonl", "replay/steps/a.bin", "streams/b.bin"):
+            file = folder / "robustkit-report" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(name)
+        Runner(folder, codec="steps:Steps", **inputs).run("certify", "publish")
+        return {path.name for path in (folder / "robustkit-report").rglob("*.*")}
+
+    assert reported(arguments="--map\n9\n--withhold-reproducers") == {"index.html", "baseline.jsonl"}
+    assert reported() >= {"a.bin", "b.bin"}
+    assert "*withhold-reproducers*" in GITLAB[".robustkit"]["script"][1]
+
+
 def test_no_step_but_the_attesting_one_has_a_token():
     # So a pull request from a fork, whose token reads only, runs all the others.
     text = json.dumps([step for step in ACTION["runs"]["steps"] if "attest" not in step.get("uses", "")])

@@ -39,6 +39,7 @@ LEAST_TRIALS = 24
 NAMED = 3
 #: What is measured of a channel: streams that arrived unharmed say nothing of a decoder.
 DROP = "mean drop of hit streams"
+NO_HIT = "no hit"
 
 Way = Literal["by digest", "in pairs", "unpaired", ""]
 
@@ -170,6 +171,8 @@ def compare(
         items = _confirmed(items, _damaged(fresh, allowed, deals))
         repeated = True
     said = _said(items, pair)
+    if said in (Said.FINE, Said.UNDECIDED) and not any(item.quantity == DROP and item.way for item in items):
+        said = Said.NOTHING
     return Comparison(
         old.label, new.label, said, _sentence(said, items, pair), tuple(items), tuple(_notes(pair)), repeated
     )
@@ -196,7 +199,7 @@ def _losses(pair: Pair, channel: str) -> tuple[str, str, str]:
     sides = []
     for drops in drops_of(pair):
         found = regression.mean(list(drops.losses[channel_of(channel)].values()), pair.new.metric)
-        sides.append("no hit" if math.isnan(found) else _value(found, pair.new.metric))
+        sides.append(NO_HIT if math.isnan(found) else _value(found, pair.new.metric))
     return DROP, sides[0], sides[1]
 
 
@@ -251,7 +254,24 @@ def _damaged(pair: Pair, allowed: float, deals: int) -> list[Item]:
     for change in worse:
         improved = not change.worse and better.get((change.channel, change.paired), False)
         found.append(_drop_item(pair, change, allowed, improved))
+    told = {change.channel for change in worse}
+    found += [_unhit(pair, channel) for channel in pair.channels if str(channel_of(channel)) not in told]
     return [*found, *_failures(pair)]
+
+
+def _unhit(pair: Pair, channel: str) -> Item:
+    """A channel that left all streams of a side as they were, so that nothing was decoded."""
+    sides = (pair.old, pair.before, pair.now), (pair.new, pair.now, pair.before)
+    hits = []
+    for side, rows, other in sides:
+        clean = photographs(side)
+        here = [row for image in rows[channel] if image in other[channel] for row in rows[channel][image].values()]
+        hits.append(sum(row.stream != clean[row.image].stream for row in here))
+    if not any(hits):
+        return Item(channel, DROP, NO_HIT, NO_HIT, Word.NO_ALARM, why=("no stream was hit, so nothing is said of it",))
+    old, new = (f"{hit} hit" if hit else NO_HIT for hit in hits)
+    why = f"no stream was hit {'now' if hits[0] else 'before'}, so there is nothing to compare: give more --trials"
+    return Item(channel, DROP, old, new, Word.UNDECIDED, why=(why,))
 
 
 def _drop_item(pair: Pair, change: Change, allowed: float, improved: bool) -> Item:
@@ -440,6 +460,8 @@ def _sentence(said: Said, items: Sequence[Item], pair: Pair) -> str:
     tail = f"; better: {better}" if better else ""
     if said in (Said.BROKEN, Said.REGRESSION):
         return f"{pair.new.codec}: {said}: {named(Word.BROKEN, Word.WORSE)}{tail}"
+    if said is Said.NOTHING:
+        return f"nothing was measured: no stream of {pair.new.codec} that can be compared was hit: give more --trials"
     if said is Said.UNDECIDED:
         return f"{pair.new.codec}: undecided: {named(Word.UNDECIDED) or pair.missing[0]}{tail}"
     return f"{pair.new.codec}: no regression in {_count(pair.measured, 'trial')}{tail}"

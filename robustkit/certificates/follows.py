@@ -3,14 +3,17 @@ findings."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from robustkit.certificates.model import Certificate, CertificateError, TrialRow
 from robustkit.certificates.reading import shown
 from robustkit.certificates.statement import finding
-from robustkit.judging.finding import Said, Verdict, run_verdict
+from robustkit.judging.effort import EFFORTS
+from robustkit.judging.finding import CLAIMS, Said, Verdict, run_verdict
 from robustkit.outcome import Outcome
+from robustkit.profile import Profile
 
 #: By claim, the quantities that its lines are of, as the suite puts them there.
 _QUANTITIES = {
@@ -21,6 +24,9 @@ _QUANTITIES = {
 }
 #: Verdicts that a run has if, and only if, its findings come to them.
 _EXACT = {Said.CONFORMS, Said.NO_PROMISES, Said.BROKEN}
+_CLEAN = "clean.round-trip"
+#: Figures that were added up in another order.
+_CLOSE = 1e-9
 _SURVIVES = "decode.survives.trials"
 #: What a line may say of an assessment; a waived one is broken.
 _JUDGED = (Verdict.KEPT, Verdict.NOT_DISPROVED, Verdict.UNPROVED, Verdict.BROKEN)
@@ -47,6 +53,57 @@ def claims(certificate: Certificate) -> Iterator[str]:
             yield f"claim {claim}, {shown(severity)}: {verdict!s}, {measured}: no assessment says so"
         for severity, measured, verdict in (true - lines).elements():
             yield f"claim {claim}, {shown(severity)}: no line has its assessment: {verdict!s}, {measured}"
+
+
+def rates(certificate: Certificate) -> Iterator[str]:
+    """Rates that are not what streams and sizes come to."""
+    for image in certificate.corpus.images:
+        rate = 8 * image.stream_bytes / max(1, image.height * image.width)
+        if not math.isclose(rate, image.bpp, rel_tol=_CLOSE):
+            yield f"{shown(image.name)}: bpp is {image.bpp:g}, and by its stream and size {rate:g}"
+
+
+def clean(certificate: Certificate, profile: Profile | None) -> Iterator[str]:
+    """What is said of undamaged images, and their figures don't say."""
+    images = certificate.corpus.images
+    if profile is None or not images:
+        return
+    quality, rate = (
+        math.fsum(values) / len(images) for values in zip(*((i.quality, i.bpp) for i in images), strict=True)
+    )
+    worse = profile.quality - quality if certificate.higher_is_better else quality - profile.quality
+    found = {certificate.metric: (quality, "quality", worse), "rate": (rate, "bpp", rate - profile.bpp)}
+    for line in certificate.lines:
+        if line.claim != _CLEAN or line.severity not in found:
+            continue
+        mean, name, beyond = found[line.severity]
+        stated = line.numbers.get(name)
+        if stated is None or not math.isclose(stated, mean, rel_tol=_CLOSE):
+            yield f"claim {_CLEAN}: its mean {name} is {stated}, and that of the images {mean:g}"
+        if (
+            abs(beyond) > _CLOSE
+            and line.verdict in (Verdict.KEPT, Verdict.BROKEN)
+            and (beyond > 0) == (line.verdict == Verdict.KEPT)
+        ):
+            yield f"claim {_CLEAN}, {shown(line.severity)}: {line.verdict}, and the images' mean is {mean:g}"
+
+
+def titles(certificate: Certificate) -> Iterator[str]:
+    """Lines that call their claim something else."""
+    for line in certificate.lines:
+        if line.claim in CLAIMS and line.title != CLAIMS[line.claim]:
+            yield f"claim {line.claim} is called {shown(line.title)}, and is {CLAIMS[line.claim]}"
+
+
+def effort(certificate: Certificate) -> Iterator[str]:
+    """That it is certified by fewer trials than its effort has."""
+    found = certificate.corpus
+    if not certificate.certified:
+        return
+    if found.effort not in EFFORTS:
+        yield f"certified with the effort {shown(found.effort)}, which there is not"
+    elif found.rounds * max(1, len(found.images)) < EFFORTS[found.effort].trials:
+        yield f"certified with {found.rounds} trials of an image, which is less than the effort {found.effort} has"
 
 
 def failures(certificate: Certificate, rows: Sequence[TrialRow]) -> Iterator[str]:

@@ -265,7 +265,8 @@ def _facts(c: Certificate) -> list[tuple[str, str]]:
     found += [("images", f"{len(rate):,}"), ("bpp on average", f"{math.fsum(rate) / len(rate):.3f}")] if rate else []
     clean = shown.clean_quality(c)
     found += [(f"{c.metric}, clean", shown.with_unit(shown.number(clean), c.metric_unit))] if clean is not None else []
-    found += [("counterexamples", f"{len(c.counterexamples):,}")] if c.counterexamples else []
+    examples = len(c.counterexamples)
+    found += [("counterexample" + "s" * (examples > 1), f"{examples:,}")] if examples else []
     return found
 
 

@@ -135,9 +135,10 @@ def _certificate(data: bytes, file: Path) -> Certificate:
         found = statement.loads(data)
     except CertificateError as error:
         raise CertificateError(f"{shown(file, 300)}: {shown(error, 500)}") from error
-    for shows in found.counterexamples:
-        if shows.replay and not inside(shows.replay):
-            raise CertificateError(f"{shown(file, 300)} names {shown(shows.replay)!r}, which is no file in {REPLAY}/")
+    named = [*(shows.replay for shows in found.counterexamples if shows.replay), *(set(found.files) - {PAGE})]
+    for name in named:
+        if not inside(name):
+            raise CertificateError(f"{shown(file, 300)} names {shown(name)!r}, which is no file in {REPLAY}/")
     return found
 
 

@@ -157,5 +157,8 @@ def _read(line: bytes, kind: str, where: str) -> dict[str, Any]:
     if found["_type"] != STATEMENT:
         raise CertificateError(f"{where} is a statement of type {str(found['_type'])[:60]!r}, not {STATEMENT!r}")
     if found["predicateType"] != kind:
-        raise CertificateError(f"{where} has the predicate {str(found['predicateType'])[:60]!r}, not {kind!r}")
+        raise CertificateError(
+            f"{where} has the predicate {str(found['predicateType'])[:60]!r}, not {kind!r}: "
+            "use the robustkit that made it"
+        )
     return found

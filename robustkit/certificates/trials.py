@@ -15,16 +15,18 @@ from robustkit.certificates.model import CertificateError, TrialRow, from_json, 
 from robustkit.extras import way_out
 
 FILE = "trials.parquet"
-#: No such file of ours is so long, has so many rows, or so many bytes when unpacked.
+#: No such file of ours is so long, has so many rows, so long a text, or so many bytes when unpacked.
 MOST_BYTES = 64 * 1024 * 1024
 MOST_ROWS = 1_000_000
+MOST_TEXT = 1 << 14
 MOST_UNPACKED = 512 * 1024 * 1024
-_BATCH = 4096
+_BATCH = 1024
 
 _COLUMNS = tuple(f.name for f in fields(TrialRow))
 _WHOLE = ("number", "seed", "flips")
 _FLOATS = ("quality", "drop")
 _FLAGS = ("tolerated",)
+_TEXTS = tuple(name for name in _COLUMNS if name not in (*_WHOLE, *_FLOATS, *_FLAGS))
 _NULLABLE = ("failure", "quality", "drop", "pixels")
 
 
@@ -106,16 +108,29 @@ def _rows(data: bytes, name: str) -> Iterator[TrialRow]:
         if not 0 <= about.num_rows <= MOST_ROWS or not 0 <= unpacked <= MOST_UNPACKED:
             raise CertificateError(f"{name} has {about.num_rows:,} rows, more than any certificate of ours")
         held = 0
-        for batch in file.iter_batches(batch_size=_BATCH, use_threads=False):
-            held += batch.nbytes
+        # A few bytes may say that each of many rows has one long text: it is looked at once, before any row has it.
+        once = pq.ParquetFile(io.BytesIO(data), read_dictionary=list(_TEXTS))
+        for batch in once.iter_batches(batch_size=_BATCH, use_threads=False):
+            texts = [batch.column(column).dictionary for column in _TEXTS]
+            if any(text.nbytes > MOST_UNPACKED or _longest(text) > MOST_TEXT for text in texts):
+                raise CertificateError(f"{name} has a text of more than {MOST_TEXT:,} bytes")
+            rows = batch.to_pylist()
+            held += sum(len(text) for row in rows for column in _TEXTS if (text := row[column]) is not None)
             if held > MOST_UNPACKED:
                 raise CertificateError(f"{name} unpacks to more than {MOST_UNPACKED:,} bytes")
-            for row in batch.to_pylist():
+            for row in rows:
                 yield from_json(TrialRow, row, name)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, CertificateError):
             raise
         raise CertificateError(f"{name} is no Parquet file that can be read: {str(error)[:200]}") from error
+
+
+def _longest(texts: Any) -> int:
+    """Bytes of the longest of some texts."""
+    import pyarrow.compute as pc
+
+    return pc.max(pc.binary_length(texts)).as_py() or 0
 
 
 def _schema(pa: Any) -> Any:

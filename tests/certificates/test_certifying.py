@@ -277,5 +277,6 @@ def test_withheld_streams_leave_their_digests(tmp_path):
     assert not (tmp_path / "out" / write.REPLAY).exists()
     assert found.counterexamples
     assert all(len(example.stream) == 64 and not example.replay for example in found.counterexamples)
+    assert not any(example.damage or example.command for example in found.counterexamples)
     assert any(line.startswith("left out: ") for line in found.blockers)
     assert json.loads((tmp_path / "out" / write.ENDPOINT).read_text())["schemaVersion"] == 1

@@ -236,6 +236,30 @@ def test_nothing_measured_is_never_fine(new, said):
     assert said in found.sentence
 
 
+def test_damage_that_hits_nothing_measures_nothing():
+    def unharmed(rng):
+        return None
+
+    spared = side(unharmed)
+    found = compare(spared, side(unharmed, stream="b"))
+    assert (found.said, found.status) == (Said.NOTHING, 5)
+    assert "no stream of store" in found.sentence
+    # Old streams of which none was hit tell nothing of new ones that were.
+    assert compare(spared, side(stream="b")).status == 5
+    assert compare(spared, side(unharmed, stream="b", quality=34.0)).status == 1
+    # Equal by digest is unchanged all the same.
+    assert compare(spared, replace(spared, label="new")).status == 0
+
+    def mildly(lost, **more):
+        mild, harsh = side(lost, channels=(MILD,), **more), side(channels=(HARSH,), **more)
+        return replace(mild, rows=(*mild.rows, *harsh.rows))
+
+    found = compare(mildly(unharmed), mildly(unharmed, stream="b", seed=1))
+    assert (found.status, words(found)[MILD, DROP]) == (0, Word.NO_ALARM)
+    found = compare(mildly(unharmed), mildly(skewed, stream="b", seed=1))
+    assert (found.status, words(found)[MILD, DROP]) == (3, Word.UNDECIDED)
+
+
 def test_a_claim_that_held_and_is_broken_now_is_broken():
     line = Line("decode.survives.garbage", "decode survives garbage", "", "64 streams", "no failure", "kept")
     held = replace(OLD, lines=(line,), searched="the same")

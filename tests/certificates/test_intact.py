@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from sharing import made_once
-from small_certificate import SEED, make, rewrite
+from small_certificate import ROUNDS, SEED, make, rewrite
 
 from robustkit import quality
 from robustkit.certificates import intact as checking
@@ -18,6 +18,8 @@ from robustkit.certificates.model import Certified, Counterexample, Line, Tolera
 from robustkit.certificates.reading import read
 from robustkit.certificates.said import State
 from robustkit.certificates.write import digests
+from robustkit.channels import parse
+from robustkit.judging.finding import CLAIMS
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,28 @@ def test_a_row_from_another_seed_is_named(copy):
     assert wrong(copy) == (f"a row from another seed than {SEED}: bsc(ber=0.0005), coffee, trial 5",)
 
 
+def test_rows_of_another_seed_that_say_otherwise_are_found_by_their_damage(copy):
+    """Whoever likes another seed's trials better can write any seed into them, and any name."""
+    rows = rows_of(copy)
+    bits = {image.name: 8 * image.stream_bytes for image in read(copy).certificate.corpus.images}
+    lucky = [
+        len(parse(row.channel).draw(bits[row.image], codec="small-jpeg", image=row.image, trial=n, seed=99).flips)
+        for row, n in ((row, row.number) for row in rows)
+    ]
+    rewrite(copy, rows=[replace(row, flips=flips) for row, flips in zip(rows, lucky, strict=True)])
+    assert [line for line in wrong(copy) if line.startswith("a row with other damage than its seed draws: bsc(")]
+    rewrite(copy, lambda found: replace(found, codec="other"), rows=rows)
+    assert [line for line in wrong(copy) if line.startswith("a row with other damage than its seed draws: bsc(")]
+    # Another NumPy may draw otherwise.
+    older = {"numpy": "1.0"}
+    rewrite(copy, lambda found: replace(found, environment={**found.environment, **older}))
+    part = intact(read(copy))
+    assert (part.state, part.said) == (
+        State.UNTOLD,
+        "made by this robustkit with another NumPy, and this one draws otherwise",
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -192,11 +216,46 @@ def test_better_rows_change_the_figures(copy):
         ({"verdict": "fine"}, "its verdict is 'fine', which is none"),
         ({"blockers": ()}, "not certified, and nothing blocks it"),
         ({"higher_is_better": False}, "the direction of psnr is turned round"),
+        ({"metric_unit": "furlongs"}, "the unit of psnr is 'furlongs', not 'dB'"),
+        ({"certified": True, "blockers": ()}, f"certified with {ROUNDS} trials of an image, which is less than"),
     ],
 )
 def test_what_it_says_of_itself_must_agree(copy, changes, says):
     rewrite(copy, lambda found: replace(found, **changes))
     assert any(line.startswith(says) for line in wrong(copy))
+
+
+@pytest.mark.parametrize("changes", [{"bpp": 0.5}, {"stream_bytes": 7}, {"height": 999}])
+def test_a_rate_that_is_not_its_streams_is_named(copy, changes):
+    def changed(found):
+        return replace(found, corpus=replace(found.corpus, images=first(found.corpus.images, **changes)))
+
+    rewrite(copy, changed)
+    assert any(line.startswith("coffee: bpp is ") for line in wrong(copy))
+
+
+@pytest.mark.parametrize(
+    ("severity", "numbers", "verdict", "says"),
+    [
+        ("rate", {"bpp": 0.01}, "kept", "claim clean.round-trip: its mean bpp is 0.01, and that of the images "),
+        ("psnr", {}, "kept", "claim clean.round-trip: its mean quality is None, and that of the images "),
+        ("rate", None, "broken", "claim clean.round-trip, rate: broken, and the images' mean is "),
+    ],
+)
+def test_the_clean_claim_is_what_the_images_come_to(copy, severity, numbers, verdict, says):
+    images = read(copy).certificate.corpus.images
+    true = {name: sum(getattr(i, name) for i in images) / len(images) for name in ("quality", "bpp")}
+    claim = "clean.round-trip"
+    line = Line(claim, CLAIMS[claim], severity, "", "", verdict, true if numbers is None else numbers)
+    rewrite(copy, lambda found: replace(found, lines=(*found.lines, line)))
+    assert any(text.startswith(says) for text in wrong(copy))
+    rewrite(copy, lambda found: replace(found, lines=(*found.lines[:-1], replace(line, numbers=true, verdict="kept"))))
+    assert intact(read(copy)).state is State.RIGHT
+
+
+def test_a_claim_under_another_title_is_named(copy):
+    rewrite(copy, lambda found: replace(found, lines=first(found.lines, title="nothing ever fails")))
+    assert wrong(copy)[0].startswith("claim decode.deterministic is called nothing ever fails, and is decoding is")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +286,7 @@ def of(assessment, claim="degradation.quality", **changes):
     return Line(
         **{
             "claim": claim,
-            "title": claim,
+            "title": CLAIMS[claim],
             "severity": assessment.severity,
             "measured": assessment.measured,
             "declared": assessment.declared,
@@ -298,6 +357,7 @@ def test_a_page_that_was_changed_or_taken_away_is_named(copy):
     assert intact(read(copy)).notes[0].startswith("not checked: what certificate.html shows; it is the file")
     page.write_bytes(was.replace(b"</h1>", b"</h1>Certified!"))
     assert wrong(copy) == ("certificate.html is not the file that the certificate names: changed",)
+    assert not [note for note in intact(read(copy)).notes if "certificate.html" in note]
     page.unlink()
     assert wrong(copy) == ("certificate.html is missing: a file of the certificate",)
     page.write_bytes(was)

@@ -102,23 +102,23 @@ def test_what_the_page_loads_and_runs_is_itself():
 def test_the_verdict_comes_first_and_says_what_stands_against_it():
     refused = replace(CERTIFICATE, certified=False, verdict="not certified", blockers=("the working tree is dirty",))
     found = page.render(refused)
-    assert "<title>waves: robustness certificate: not certified</title>" in found
+    assert "<title>example: robustness certificate: not certified</title>" in found
     assert found.index("the working tree is dirty") < found.index('<section aria-labelledby="certified">')
-    assert "Certified up to BER 1e-5 (bsc), for these images" in page.render(CERTIFICATE)
+    assert "Certified up to BER 1e-4 (bsc), for these images" in page.render(CERTIFICATE)
     first = CERTIFICATE.certified_severities[0]
     both = (first, replace(first, ladder="burst", unit="bits", highest=32.0))
     found = page.render(replace(CERTIFICATE, certified_severities=both))
-    assert "Certified up to BER 1e-5 (bsc) and 32 bits (burst), for these images" in found
+    assert "Certified up to BER 1e-4 (bsc) and 32 bits (burst), for these images" in found
     many = replace(CERTIFICATE, certified_severities=both + (first,) * 6, certified=False)
     assert shown.severities(many).endswith("and 2 more kinds of damage, for these images")
-    assert shown.severities(many).startswith("proved up to BER 1e-5 (bsc), 32 bits (burst), ")
+    assert shown.severities(many).startswith("proved up to BER 1e-4 (bsc), 32 bits (burst), ")
     assert shown.severities(replace(CERTIFICATE, certified_severities=())) == ""
-    assert "<title>waves: robustness certificate: certified</title>" in page.render(CERTIFICATE)
+    assert "<title>example: robustness certificate: certified</title>" in page.render(CERTIFICATE)
 
 
 def test_a_run_that_fails_at_once_has_a_report():
     found = page.render(BARE, worst=[CRASHED])
-    assert "<title>waves: robustness report: does not conform</title>" in found
+    assert "<title>example: robustness report: does not conform</title>" in found
     assert "encoding failed" in found
     for anchor in ("certified", "quality", "outcomes", "map", "examples", "instrument"):
         assert f'id="{anchor}"' not in found
@@ -141,12 +141,12 @@ def test_each_section_is_in_the_contents_and_each_link_leads_somewhere():
 
 def test_figures_stand_on_the_page_in_words_too():
     text = " ".join("".join(structure(page.render(CERTIFICATE, worst=[CASE], scan=SCAN)).text).split())
-    assert "At 1e-5: 32.00, promised at least 31.25, kept." in text
+    assert "At 1e-4: 31.05, promised at least 30.25, kept." in text
     assert "bsc(ber=0.001): 100 degraded, 40 refused, 4 crashed." in text
     assert "bsc(ber=0.001): 40 refused, 100 silently wrong, of 144." in text
     assert "simulated, 2,000 runs; 95% interval 99.5% to 99.9%" in text
     assert "at most 0.9%" in text
-    assert "draw(8 * len(stream), layout, codec='waves', image='astronaut', trial=3, seed=0)" in text
+    assert "draw(8 * len(stream), layout, codec='example', image='astronaut', trial=3, seed=0)" in text
 
 
 def test_the_worst_codec_makes_a_page_of_bounded_size():
@@ -232,11 +232,11 @@ def test_a_share_is_nothing_or_all_only_where_it_is(part, said):
 def test_the_summary_says_the_verdict_first_and_what_does_not_hold():
     broken = replace(CERTIFICATE, certified=False, verdict="does not conform", blockers=("a broken claim",))
     lines = summary.render(broken).splitlines()
-    assert lines[0] == "## ❌ waves: not certified"
+    assert lines[0] == "## ❌ example: not certified"
     assert "- a broken claim" in lines
     assert any("mean drop 9.1" in line and "❌ broken" in line for line in lines)
     assert not any("mean drop 0.20" in line for line in lines)
-    assert summary.render(CERTIFICATE).startswith("## ✅ waves: certified")
+    assert summary.render(CERTIFICATE).startswith("## ✅ example: certified")
 
 
 @given(TEXTS)
@@ -255,7 +255,7 @@ def test_a_summary_is_cut_at_a_line_and_says_so(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "BER 1e-5 certified"),
+        ({}, "BER 1e-4 certified"),
         ({"certified_severities": ()}, "certified"),
         ({"certified": False, "verdict": "not proved"}, "not certified"),
         ({"certified": False, "verdict": "does not conform"}, "does not conform"),

@@ -148,6 +148,8 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(copy, path):
     rewrite(copy, naming(path))
     assert not inside(path)
     refused(copy, "which is no file in replay/")
+    rewrite(copy, lambda found: replace(found, counterexamples=(), files={**found.files, path: "0" * 64}))
+    refused(copy, "which is no file in replay/")
 
 
 def test_a_replay_file_that_is_named_must_be_there(copy):

@@ -82,6 +82,13 @@ def hostile(path, name):
     elif name == "many rows":
         many = pa.concat_tables([a_table()] * (trials.MOST_ROWS // len(ROWS) + 1))
         pq.write_table(many, path, compression="zstd")
+    elif name == "one long text in all rows":
+        # Some kilobytes, of which each row would take a megabyte.
+        texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3000), pa.array(["x" * (1 << 20)]))
+        field = pa.field("channel", texts.type, nullable=False)
+        table = pa.concat_tables([a_table()] * 125).set_column(0, field, texts)
+        pq.write_table(table, path, compression="zstd", store_schema=False)
+        assert path.stat().st_size < 1 << 16
     elif name == "not a number":
         pq.write_table(
             a_table().set_column(8, trials._schema(pa).field("quality"), pa.array([float("nan")] * len(ROWS))), path
@@ -100,6 +107,7 @@ def hostile(path, name):
         ("another column", "other columns"),
         ("a column less", "other columns"),
         ("many rows", "more than any"),
+        ("one long text in all rows", "a text of more than"),
         ("not a number", "quality"),
     ],
 )
