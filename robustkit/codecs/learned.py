@@ -501,47 +501,48 @@ class HardenedSmallHyperprior(SmallHyperprior):
 
     name: ClassVar[str] = "hyperprior-small-hardened"
     always_hardened: ClassVar[bool] = True
-    #: Measured with 50 trials an image; what is expected is of the golden drops, 72 trials a channel.
+    #: Measured with ``robustkit measure --codec hyperprior-small-hardened --seed 2 --trials 100``, and slackened
+    #: where other trials would miss a limit in one of a hundred runs.
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.452,
         quality=29.6,
-        refused=0.16,
-        expected_refused=0.0521,
+        refused=0.14,
+        expected_refused=0.0517,
         promises=(
             Promise(
                 "bsc(ber=1e-05)",
-                mean_drop=9.55,
-                p5_drop=29.0,
-                corrupted=0.105,
-                expected_mean_drop=4.19,
-                expected_p5_drop=19.8,
+                mean_drop=8.5,
+                p5_drop=28.5,
+                corrupted=0.085,
+                expected_mean_drop=3.71,
+                expected_p5_drop=18.0,
                 expected_corrupted=0.0,
             ),
             Promise(
                 "bsc(ber=0.0001)",
-                mean_drop=20.0,
-                p5_drop=24.5,
-                corrupted=0.27,
-                expected_mean_drop=15.2,
-                expected_p5_drop=20.4,
-                expected_corrupted=0.0,
+                mean_drop=18.0,
+                p5_drop=22.5,
+                corrupted=0.15,
+                expected_mean_drop=14.5,
+                expected_p5_drop=20.6,
+                expected_corrupted=0.02,
             ),
             Promise(
                 "bsc(ber=0.001)",
-                mean_drop=22.5,
-                p5_drop=34.5,
-                corrupted=0.515,
-                expected_mean_drop=19.0,
-                expected_corrupted=0.208,
+                mean_drop=22.0,
+                p5_drop=27.5,
+                corrupted=0.48,
+                expected_mean_drop=19.2,
+                expected_corrupted=0.175,
             ),
             Promise(
                 "burst(length=32)",
-                mean_drop=18.0,
-                p5_drop=27.5,
-                corrupted=0.205,
-                expected_mean_drop=13.2,
-                expected_p5_drop=19.5,
-                expected_corrupted=0.0,
+                mean_drop=16.0,
+                p5_drop=21.5,
+                corrupted=0.145,
+                expected_mean_drop=13.1,
+                expected_p5_drop=19.6,
+                expected_corrupted=0.0117,
             ),
         ),
     )

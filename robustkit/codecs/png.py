@@ -45,24 +45,24 @@ class Png(PillowCodec):
     promises: ClassVar[Profile | None] = Profile(
         bpp=13.56,
         quality=99.95,
-        refused=0.59,
-        expected_refused=0.34,
+        refused=0.54,
+        expected_refused=0.321,
         promises=(
             Promise(
                 "bsc(ber=1e-07)",
                 mean_drop=0.05,
                 p5_drop=0.05,
-                corrupted=0.4,
+                corrupted=0.28,
                 expected_mean_drop=0.0,
-                expected_corrupted=0.0917,
+                expected_corrupted=0.0833,
             ),
             Promise(
                 "bsc(ber=1e-06)",
-                mean_drop=15.5,
-                p5_drop=83.0,
-                corrupted=0.94,
-                expected_mean_drop=0.0,
-                expected_corrupted=0.588,
+                mean_drop=0.05,
+                p5_drop=0.05,
+                corrupted=0.815,
+                expected_mean_drop=0.000189,
+                expected_corrupted=0.558,
             ),
         ),
     )

@@ -21,7 +21,7 @@ from robustkit.channels import Channel, generator
 from robustkit.errors import RobustkitError
 from robustkit.evalues import Floats
 from robustkit.judging import assess
-from robustkit.judging.assess import KEPT, Rule, allowed_beyond, in_rounds, is_refused, judge, quantities
+from robustkit.judging.assess import KEPT, ONE_IN_TWENTY, Rule, allowed_beyond, in_rounds, is_refused, judge, quantities
 from robustkit.judging.effort import CLEAR, EFFORTS
 from robustkit.judging.finding import Verdict
 from robustkit.judging.trial import Trial
@@ -363,7 +363,9 @@ def _promise(
         corrupted = _share_limit(lambda limit: float(way(channel, limit).mean()), lost, holds)
     allowed = allowed_beyond(corrupted)
     p5 = _least(lambda value: float(runs.tail(channel, allowed, value).mean()) >= holds, 0.0, float(drops.max()) + 1e-9)
-    p5 = rounded_up(max(floor(metric), (1 + MARGIN) * max(p5, 0.0 if lost else _tail(drops, _BEYOND))))
+    # Where most trials may be lost, hardly any limit is broken, and a mean of losses clipped below them says nothing.
+    seen = float(np.quantile(drops, 1 - ONE_IN_TWENTY)) if lost and allowed < 1 else _tail(drops, _BEYOND)
+    p5 = rounded_up(max(floor(metric), (1 + MARGIN) * max(p5, seen)))
     clipped = float(np.minimum(drops, p5).mean())
     mean = _least(lambda value: float(runs.mean(channel, value, p5).mean()) >= holds, min(clipped, p5), p5)
     mean = rounded_up(max(floor(metric), (1 + MARGIN) * mean))

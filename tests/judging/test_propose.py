@@ -166,6 +166,13 @@ def test_a_channel_that_gives_hardly_an_image_is_not_promised():
     assert {limit.channel for limit in limits} == {BSC, None}
 
 
+def test_where_every_trial_may_be_lost_the_mean_still_says_something():
+    (promise,) = propose({BSC: drawn(0, 50, share=0.88, scale=8.0)}, bpp=0.4, quality=30.0)[0].promises
+    assert promise.corrupted == 1
+    assert promise.expected_mean_drop == pytest.approx(8, rel=0.1)
+    assert promise.p5_drop > promise.mean_drop > promise.expected_mean_drop
+
+
 def test_where_nothing_gives_an_image_only_rate_and_quality_are_promised():
     profile, limits = propose({CUT: drawn(4, 20, share=1.0, channel=CUT)}, bpp=1.2345, quality=9.06)
     assert profile == Profile(bpp=1.235, quality=9.0)
