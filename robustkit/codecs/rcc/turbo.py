@@ -121,11 +121,36 @@ class TurboDDCM(PriorityCodec[TurboParameters, Atoms]):
         bpp=0.4,
         quality=29.25,
         refused=0.11,
+        expected_refused=0.0,
         # Refusals are ranks beyond the last: two in 180 trials at 1e-3 and of the burst, none at 1e-4.
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=5.9, p5_drop=26.5, corrupted=0.1),
-            Promise("bsc(ber=0.001)", mean_drop=15.0, p5_drop=26.5, corrupted=0.295),
-            Promise("burst(length=32)", mean_drop=3.4, p5_drop=20.5, corrupted=0.295),
+            Promise(
+                "bsc(ber=0.0001)",
+                mean_drop=5.9,
+                p5_drop=26.5,
+                corrupted=0.1,
+                expected_mean_drop=2.52,
+                expected_p5_drop=11.3,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "bsc(ber=0.001)",
+                mean_drop=15.0,
+                p5_drop=26.5,
+                corrupted=0.295,
+                expected_mean_drop=11.3,
+                expected_p5_drop=17.8,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "burst(length=32)",
+                mean_drop=3.4,
+                p5_drop=20.5,
+                corrupted=0.295,
+                expected_mean_drop=1.14,
+                expected_p5_drop=4.61,
+                expected_corrupted=0.0,
+            ),
         ),
     )
 
