@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.progress import track
 from scipy import special
 
-from robustkit import ErrorPattern, Outcome, Profile, Promise, channels, evalues
+from robustkit import ErrorPattern, Outcome, Profile, Promise, channels, evalues, statistics
 from robustkit.channels import Channel, ladders, parse
 from robustkit.images import photographs
 from robustkit.judging import assess, golden_drops, propose, regression
 from robustkit.judging import effort as efforts
-from robustkit.judging.assess import ERROR, KEPT, Rule, allowed_beyond
+from robustkit.judging.assess import ERROR, GENERAL, KEPT, Rule, allowed_beyond
 from robustkit.judging.effort import CLEAR, EFFORTS, STEP
 from robustkit.judging.golden_drops import Drops, Loss, Picture
 from robustkit.judging.trial import Trial
@@ -245,6 +245,24 @@ def gain_cell(runs: int, most: str, gain: str) -> Figures:
     return found
 
 
+def general_cell(runs: int, shape: str, between: str) -> Figures:
+    """What is said of images in general, from as few as it is said of; their own means differ by the same shape."""
+    rng, share, trials = seeded("general", shape, between), float(between), math.ceil(EFFORTS["quick"].trials / GENERAL)
+
+    def drops(rng: np.random.Generator, images: int, trials: int) -> Floats:
+        means = MEAN + SHAPES[shape](rng, (images, 1)) * math.sqrt(share)
+        return np.clip(means + SHAPES[shape](rng, (images, trials)) * math.sqrt(1 - share), BEST, WORST)
+
+    truth = float(drops(np.random.default_rng(3), 1_000_000, 1).mean())
+    bounds = [
+        statistics.mean_bound({str(i): row for i, row in enumerate(drops(rng, GENERAL, trials))}) for _ in range(runs)
+    ]
+    return {
+        "high": float(np.mean([b.high < truth for b in bounds])),
+        "low": float(np.mean([b.low > truth for b in bounds])),
+    }
+
+
 # -- real codecs
 
 
@@ -451,6 +469,7 @@ def planned() -> list[Cell]:
         *(("losses", shape, between) for shape in SHAPES for between in BETWEEN),
         *(("share", share) for share in SHARES),
         *(("gain", most, gain) for most in MOST for gain in GAINS),
+        *(("general", shape, between) for shape in SHAPES for between in BETWEEN),
         *(("profile", codec) for codec in stored()),
         *(("limits", codec) for codec in stored()),
     ]
@@ -466,6 +485,7 @@ def work(cell: Cell, runs: int, promised: Mapping[str, Any] | None = None) -> Fi
         "losses": losses_cell,
         "share": share_cell,
         "gain": gain_cell,
+        "general": general_cell,
         "profile": profile_cell,
         "limits": limits_cell,
     }
@@ -486,7 +506,7 @@ class Kept:
 
     def __init__(self, path: Path | None, runs: int) -> None:
         self.path = path
-        modules = (evalues, assess, efforts, golden_drops, propose, regression)
+        modules = (evalues, statistics, assess, efforts, golden_drops, propose, regression)
         files = [__file__, *(str(module.__file__) for module in modules)]
         self._code = f"{runs} runs, {_digest(Path(file).read_bytes() for file in files)}"
         self._data = {
@@ -572,6 +592,13 @@ def show_gains(found: Mapping[Cell, Figures]) -> None:
         if cell[0] == "gain":
             seen = " | ".join(f"{f[way][e]:.0%}" for way in ("own", "shared") for e in EFFORTS)
             print(f"| {cell[1]} dB | {cell[2]} dB | {seen} |")
+
+
+def show_general(found: Mapping[Cell, Figures]) -> None:
+    table("losses", "between images", f"upper bound too low, {GENERAL} images", "lower bound too high")
+    for cell, f in found.items():
+        if cell[0] == "general":
+            print(f"| {cell[1]} | {cell[2]} | {f['high']:.1%} | {f['low']:.1%} |")
 
 
 def show_limits(found: Mapping[Cell, Figures], runs: int) -> None:
@@ -676,7 +703,7 @@ def bars(found: Mapping[Cell, Figures], runs: int) -> bool:
     return all(good)
 
 
-PARTS = ("simulated", "gains", "limits", "changes")
+PARTS = ("simulated", "gains", "general", "limits", "changes")
 
 
 @click.command()
@@ -691,7 +718,13 @@ PARTS = ("simulated", "gains", "limits", "changes")
 def main(runs: int, quick: bool, jobs: int, parts: tuple[str, ...], codecs: tuple[str, ...], keep: Path | None) -> None:
     """Print what verdicts are worth, on simulated losses and on real trials; status 1 where they are worth less."""
     runs = runs // 10 if quick else runs
-    kinds = {"simulated": {"losses", "share"}, "gains": {"gain"}, "limits": {"limits"}, "changes": {"profile"}}
+    kinds = {
+        "simulated": {"losses", "share"},
+        "gains": {"gain"},
+        "general": {"general"},
+        "limits": {"limits"},
+        "changes": {"profile"},
+    }
     chosen = {kind for part in parts for kind in kinds[part]}
     names = [codec for codec in stored() if not codecs or codec in codecs]
     cells = [c for c in planned() if c[0] in chosen and (c[0] not in ("limits", "profile") or c[1] in names)]
@@ -706,6 +739,8 @@ def main(runs: int, quick: bool, jobs: int, parts: tuple[str, ...], codecs: tupl
         show_simulated(found, runs)
     if "gains" in parts:
         show_gains(found)
+    if "general" in parts:
+        show_general(found)
     if "limits" in parts:
         show_limits(found, runs)
     if "changes" in parts:

@@ -460,13 +460,24 @@ class SmallHyperprior(CompressAI):
     architecture: ClassVar[str] = "mbt2018-mean"
     default_quality: ClassVar[int | None] = None
     megabytes: ClassVar[int] = 4
-    #: Measured with 20 trials an image; no tighter than the hardened one's, which had 50.
+    #: Measured with ``robustkit measure --codec hyperprior-small --seed 2 --trials 100``; the loss no tighter than the
+    #: hardened one's, since it is another in each process.
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.452,
         quality=29.6,
         refused=0.185,
+        expected_refused=0.00333,
         # From more damage, nine images of ten are what lay in memory behind the stream: of those nothing is promised.
-        promises=(Promise("bsc(ber=1e-05)", mean_drop=9.55, p5_drop=29.0, corrupted=0.25),),
+        promises=(
+            Promise(
+                "bsc(ber=1e-05)",
+                mean_drop=8.5,
+                p5_drop=28.5,
+                corrupted=0.535,
+                expected_mean_drop=0.00208,
+                expected_corrupted=0.24,
+            ),
+        ),
     )
 
     def __init__(

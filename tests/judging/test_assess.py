@@ -408,7 +408,8 @@ def test_images_in_general_are_spoken_of_from_twenty_on():
     assert (line.verdict, line.severity) == (Verdict.NOTED, "bsc(ber=0.001), images in general")
     # Images are what differs here, so their number is what counts.
     assert line.bound.high - line.bound.low > 0.2
-    assert line.measured.endswith("from 20 images")
+    # The error was measured by benchmarks/gate.py.
+    assert line.measured.endswith("from 20 images; too low for 16% of skewed sets of 20")
     assert in_general(PROMISE, trials[:-3], "psnr") == []
 
 
