@@ -157,7 +157,7 @@ class Results:
             self.digest = hashlib.sha256(both.encode()).hexdigest()
         rows = table.to_pydict()
         self._check(rows)
-        there = sorted(set(rows["entry"]), key=_natural)
+        there = sorted(set(rows["entry"]), key=_by_rate)
         for wanted in entries:
             if wanted not in there:
                 raise ResultsError(f"no entry is called {wanted!r}: {nearest(wanted, there)}")
@@ -363,3 +363,9 @@ def _points(rows: Mapping[str, Sequence[Any]], metrics: Iterable[str]) -> dict[t
 def _natural(text: str) -> tuple[tuple[int, int | str], ...]:
     """Orders "image 2" before "image 10"."""
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", str(text)))
+
+
+def _by_rate(entry: str) -> tuple[Any, ...]:
+    """Orders "webp@0.25" before "webp@0.4": what follows the last ``@`` is a fraction, not two numbers."""
+    number = re.match(r"[0-9]+(?:\.[0-9]+)?", entry.rpartition("@")[2]) if "@" in entry else None
+    return _natural(method(entry)), float(number[0]) if number else math.inf, _natural(entry)

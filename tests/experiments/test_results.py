@@ -52,6 +52,8 @@ def test_images_and_entries_stand_in_the_order_of_their_numbers():
         "image 9",
         "image 10",
     )
+    rungs = ("c@0.25", "c@0.4", "c@1", "c@10bpp", "c@embedded", "c10")
+    assert results([row(entry, "a", "clean", -1) for entry in reversed(rungs)]).entries == rungs
 
 
 @pytest.mark.parametrize(
