@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from robustkit.images import photographs
 from robustkit.isolation import Decoded
-from robustkit.judging.effort import EFFORTS, LEAST, Sizes, cost, cost_of
+from robustkit.judging.effort import CLEAR, EFFORTS, FIRST, LEAST, STEP, Sizes, cost, cost_of
 
 
 @pytest.mark.parametrize("name", EFFORTS)
@@ -64,3 +65,9 @@ def test_what_each_effort_spends():
 def test_a_wait_is_sixteen_times_the_work_and_a_twentieth_of_a_second():
     assert cost(0.01, 0.2) == 0.01
     assert cost(0.01, 0.22) == 0.22
+
+
+def test_a_promise_is_asked_after_whole_rounds_of_the_usual_images():
+    """A round is a trial of each."""
+    asked = {FIRST, CLEAR, STEP, *(effort.trials for effort in EFFORTS.values())}
+    assert {number % len(photographs()) for number in asked} == {0}

@@ -37,6 +37,10 @@ def test_a_trial_s_drop_is_none_where_nothing_was_measured():
     assert TRIAL.drop("ssim") is None
 
 
+def test_a_trial_s_picture_is_wrong_unless_it_was_found_to_be_rounded():
+    assert not TRIAL.tolerated
+
+
 def test_a_trial_s_row_has_all_but_the_pattern():
     assert TRIAL.to_row() == {
         "codec": "x",
