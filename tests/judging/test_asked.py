@@ -14,6 +14,7 @@ from robustkit.judging.opinion import (
     KEPT,
     SHARE,
     Asked,
+    Group,
     LeftBehind,
     Opinions,
     difference,
@@ -119,6 +120,15 @@ def test_a_crash_of_another_streams_making_is_left_behind_with_the_streams_befor
     # What is long is not printed.
     assert "spoils" not in repr(found)
     assert "innocent" not in repr(found)
+
+
+def test_what_a_dead_process_had_decoded_is_in_no_later_history():
+    here, _, left = asked(
+        lambda stream, before: CRASH if stream == b"dies" or b"spoils" in before else image(), dies=(Outcome.CRASHED,)
+    )
+    for stream in (b"old", b"dies", b"spoils", b"innocent"):
+        here.decode(stream, SHAPE)
+    assert [found.before for found in left] == [(b"spoils",)]
 
 
 def test_what_came_once_did_not_come_again():
@@ -380,10 +390,18 @@ def test_a_batch_may_differ_by_little_and_what_differs_by_more_is_asked_alone(aw
 
 
 def test_a_single_decode_is_held_to_the_pixel_though_the_codec_has_batches():
-    there = GREY.copy()
+    here = np.full((20, 40, 3), 100, np.uint8)
+    there = here.copy()
     there[0, 0] += 1
-    found, _ = opinions(Pool(batched=True), Pool(lambda stream, before: image(there)))
-    assert found.decode(b"a", shape=SHAPE).outcome is Outcome.UNSTABLE
+    found, _ = opinions(Pool(lambda stream, before: image(here), batched=True), Pool(lambda s, b: image(there)))
+    assert found.decode(b"a", shape=(20, 40)).outcome is Outcome.UNSTABLE
+
+
+def test_groups_without_an_image_keep_nobody_from_asking_about_the_others():
+    first = Pool(lambda stream, before: REFUSED if stream == b"no" else image())
+    found, _ = opinions(first, Pool(lambda stream, before: image(LIGHT)))
+    groups = [Group([b"no"], SHAPE, [True]), Group([b"yes"], SHAPE, [True])]
+    assert [d.outcome for group in found.decode_groups(groups) for d in group] == [Outcome.REFUSED, Outcome.UNSTABLE]
 
 
 @pytest.mark.parametrize(("pixels", "unstable"), [(2, False), (3, True)])
