@@ -15,6 +15,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 import numpy.typing as npt
+from gate import apart
 from rich.console import Console
 from rich.progress import track
 
@@ -120,7 +121,12 @@ def run(stored: dict[str, Floats], case: Case, key: list[int]) -> Comparison:
 
     def both(seed: int) -> tuple[Side, Side]:
         before = drawn(stored, case.rounds, rng)
-        now = drawn(stored, case.rounds, rng) if other else before
+        now = before
+        if other:
+            before, now = (
+                {channel: apart(stored[channel], drops, rng) for channel, drops in side_.items()}
+                for side_ in (before, drawn(stored, case.rounds, rng))
+            )
         if change is nothing and not other:
             old = side(before, seed, "old", "before")
             return old, replace(old, label="now")
