@@ -67,13 +67,14 @@ class Deadline:
     Args:
         seconds: its limit. On a machine with nothing else to do that is wall-clock time.
         descendants: finds the living processes that one has started, whose time is its own.
+        since: what it has spent before; nothing, where it begins now, and :meth:`note` need not look.
     """
 
-    def __init__(self, seconds: float, descendants: Callable[[int], Iterable[int]]) -> None:
+    def __init__(self, seconds: float, descendants: Callable[[int], Iterable[int]], since: Spent | None = None) -> None:
         self._seconds = seconds
         self._descendants = descendants
         self._started = time.monotonic()
-        self._since: Spent | None = None
+        self._since = since
         #: When to look whether it is reached, as ``time.monotonic`` counts.
         self.at = self._started + seconds
 

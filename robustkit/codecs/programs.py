@@ -237,8 +237,8 @@ def _wait(pid: int, seconds: float) -> tuple[int | None, int]:
     with contextlib.suppress(AttributeError, OSError):
         pidfd = os.pidfd_open(pid)
         watch.register(pidfd, select.POLLIN)
-    deadline, pause, hung = _patience().Deadline(seconds, _below), 0.0005, False
-    deadline.note(pid)
+    patience = _patience()
+    deadline, pause, hung = patience.Deadline(seconds, _below, patience.Spent(0.0, 0.0)), 0.0005, False
     try:
         while True:
             ended, status, usage = os.wait4(pid, os.WNOHANG)
