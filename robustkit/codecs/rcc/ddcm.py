@@ -90,10 +90,32 @@ class DDCM(PriorityCodec[DDCMParameters, Integers]):
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=29.0,
+        expected_refused=0.0,
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=0.665, p5_drop=4.4),
-            Promise("bsc(ber=0.001)", mean_drop=2.8, p5_drop=6.8),
-            Promise("burst(length=32)", mean_drop=1.3, p5_drop=6.35),
+            Promise(
+                "bsc(ber=0.0001)",
+                mean_drop=0.6,
+                p5_drop=3.0,
+                expected_mean_drop=0.188,
+                expected_p5_drop=0.742,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "bsc(ber=0.001)",
+                mean_drop=3.05,
+                p5_drop=8.45,
+                expected_mean_drop=2.05,
+                expected_p5_drop=4.88,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "burst(length=32)",
+                mean_drop=0.75,
+                p5_drop=6.35,
+                expected_mean_drop=0.194,
+                expected_p5_drop=0.749,
+                expected_corrupted=0.0,
+            ),
         ),
     )
 

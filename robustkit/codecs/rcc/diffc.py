@@ -125,10 +125,32 @@ class DiffC(RCCCodec[DiffCParameters, list[Step]]):
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=29.55,
+        expected_refused=0.0,
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=5.0, p5_drop=14.5),
-            Promise("bsc(ber=0.001)", mean_drop=14.5, p5_drop=27.0),
-            Promise("burst(length=32)", mean_drop=3.5, p5_drop=17.0),
+            Promise(
+                "bsc(ber=0.0001)",
+                mean_drop=5.95,
+                p5_drop=22.5,
+                expected_mean_drop=2.66,
+                expected_p5_drop=9.18,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "bsc(ber=0.001)",
+                mean_drop=13.5,
+                p5_drop=25.5,
+                expected_mean_drop=10.0,
+                expected_p5_drop=18.2,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "burst(length=32)",
+                mean_drop=2.75,
+                p5_drop=12.0,
+                expected_mean_drop=1.19,
+                expected_p5_drop=6.62,
+                expected_corrupted=0.0,
+            ),
         ),
     )
 

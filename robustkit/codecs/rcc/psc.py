@@ -89,10 +89,32 @@ class PSC(RCCCodec[PSCParameters, Integers]):
     promises: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=26.0,
+        expected_refused=0.0,
         promises=(
-            Promise("bsc(ber=0.0001)", mean_drop=1.7, p5_drop=7.05),
-            Promise("bsc(ber=0.001)", mean_drop=4.5, p5_drop=8.75),
-            Promise("burst(length=32)", mean_drop=2.8, p5_drop=11.5),
+            Promise(
+                "bsc(ber=0.0001)",
+                mean_drop=1.55,
+                p5_drop=6.25,
+                expected_mean_drop=0.697,
+                expected_p5_drop=2.98,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "bsc(ber=0.001)",
+                mean_drop=4.05,
+                p5_drop=7.6,
+                expected_mean_drop=3.23,
+                expected_p5_drop=5.19,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "burst(length=32)",
+                mean_drop=1.9,
+                p5_drop=8.45,
+                expected_mean_drop=0.712,
+                expected_p5_drop=4.09,
+                expected_corrupted=0.0,
+            ),
         ),
     )
 
