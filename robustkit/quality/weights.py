@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import PurePath
 from typing import Any
 from unittest import mock
@@ -28,7 +29,7 @@ class WeightsMissing(Exception):
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Within it libraries find weights in their caches alone.
+    """Within it libraries find weights in their caches alone, and print nothing.
 
     Raises:
         WeightsMissing: from within, where one would have been downloaded.
@@ -38,6 +39,10 @@ def offline() -> Iterator[None]:
         raise WeightsMissing(url, destination)
 
     with ExitStack() as stack:
+        # Libraries announce a download before they begin it, some on stderr.
+        said = StringIO()
+        stack.enter_context(redirect_stdout(said))
+        stack.enter_context(redirect_stderr(said))
         for module in _DOWNLOADERS:
             if find_spec(module.partition(".")[0]) is not None:
                 stack.enter_context(mock.patch(f"{module}.download_url_to_file", refuse))

@@ -158,7 +158,9 @@ def test_an_unknown_metric_lists_the_nearest(network, pairs) -> None:
         measure(["fid-publised"], pairs, network=network)
 
 
-def test_without_inceptions_weights_they_are_named_and_nothing_is_downloaded(monkeypatch, tmp_path: Path) -> None:
+def test_without_inceptions_weights_they_are_named_and_nothing_is_downloaded(
+    monkeypatch, capsys, tmp_path: Path
+) -> None:
     pytest.importorskip("torch_fidelity")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("tried to download"))
@@ -167,6 +169,7 @@ def test_without_inceptions_weights_they_are_named_and_nothing_is_downloaded(mon
     monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, *a, **k: tensor)
     with pytest.raises(MetricUnavailable, match=rf"needs weights: {re.escape(file)}, from https://\S+, to {tmp_path}"):
         setmetrics.inception()
+    assert capsys.readouterr() == ("", "")
     assert SETS["fid"].record()["package"] == "torchmetrics"
 
 

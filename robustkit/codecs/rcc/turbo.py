@@ -389,11 +389,40 @@ class RobustTurboDDCM(TurboDDCM):
     promises_in_order: ClassVar[Profile | None] = Profile(
         bpp=0.4,
         quality=28.5,
+        expected_refused=0.0,
         promises=(
-            Promise("bsc(ber=0.001)", mean_drop=0.385, p5_drop=1.4),
-            Promise("bsc(ber=0.01)", mean_drop=2.85, p5_drop=4.0),
-            Promise("burst(length=32)", mean_drop=0.3, p5_drop=1.7),
-            Promise("header-bsc(ber=0.01)", mean_drop=0.05, p5_drop=0.05),
+            Promise(
+                "bsc(ber=0.001)",
+                mean_drop=0.34,
+                p5_drop=1.4,
+                expected_mean_drop=0.217,
+                expected_p5_drop=0.47,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "bsc(ber=0.01)",
+                mean_drop=2.85,
+                p5_drop=4.2,
+                expected_mean_drop=2.05,
+                expected_p5_drop=3.43,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "burst(length=32)",
+                mean_drop=0.26,
+                p5_drop=1.7,
+                expected_mean_drop=0.0982,
+                expected_p5_drop=0.62,
+                expected_corrupted=0.0,
+            ),
+            Promise(
+                "header-bsc(ber=0.01)",
+                mean_drop=0.05,
+                p5_drop=0.05,
+                expected_mean_drop=0.0,
+                expected_p5_drop=0.0,
+                expected_corrupted=0.0,
+            ),
         ),
     )
 
