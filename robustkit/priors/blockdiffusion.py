@@ -23,7 +23,7 @@ from torch import Tensor
 from robustkit.priors.base import NoiseLevel, Prior, PriorError
 from robustkit.priors.graphs import graphs_of
 from robustkit.priors.unet import UNet, UNetConfig
-from robustkit.priors.winograd import for_batches
+from robustkit.priors.winograd import for_batches, in_parts
 
 KIND = "robustkit-block-diffusion"
 #: What a prior's folder has, and its identity is of.
@@ -191,8 +191,8 @@ class BlockDiffusionPrior(Prior):
             return self.predict_clean(noisy, level)
         alpha_bar = torch.full((len(noisy),), level.alpha_bar)
         batch = noisy.contiguous(memory_format=torch.channels_last)
-        estimate: Tensor = self._for_batches(batch, alpha_bar)
-        return estimate.contiguous()
+        least = -(-WINOGRAD_FROM // places)
+        return in_parts(self._for_batches, batch, alpha_bar, least=least).contiguous()
 
     def predict_final(self, noisy: Tensor, level: NoiseLevel) -> Tensor:
         """The mean of the estimates of the four quarter turns: 0.2 dB for three more calls.

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -22,6 +24,8 @@ from robustkit.priors.unet import ResidualBlock
 TILE, WINDOW = 4, 6
 #: Tiles that are worked on at once: what becomes of them fits a core's cache, and their products are large enough.
 TILES = 256
+#: Shapes whose views are kept: a network has some fifteen, for each size of image and number of images.
+VIEWS = 256
 Module = TypeVar("Module", bound=nn.Module)
 
 #: Of a kernel's three numbers, at the points 0, 1, -1, 2, -2 and infinity.
@@ -35,19 +39,81 @@ _OF_KERNEL = (
 )
 
 
-class Workspace(threading.local):
-    """Memory that is used again and again, a piece for each name; each thread has its own."""
+class Views:
+    """What a convolution of some shape reads and writes in a :class:`Workspace`.
+
+    Args:
+        workspace: where.
+        count, height, width, channels: of the input, channels last.
+        made: channels of the output.
+    """
+
+    def __init__(self, workspace: Workspace, count: int, height: int, width: int, channels: int, made: int) -> None:
+        take = workspace.take
+        down, across = -(-height // TILE), -(-width // TILE)
+        framed = take("framed", count, down * TILE + 2, across * TILE + 2, channels)
+        self.inside = framed[:, 1 : height + 1, 1 : width + 1]
+        self.border = (framed[:, 0], framed[:, height + 1 :], framed[:, :, 0], framed[:, :, width + 1 :])
+        rows = take("rows", WINDOW, count, down, framed.shape[2], channels)
+        self.to_rows = (_windows(framed, 1, down), rows.unbind(), take("spare", 2, *rows.shape[1:]).unbind())
+        tiles = take("tiles", WINDOW, WINDOW, count, down, across, channels)
+        self.to_tiles = (_windows(rows, 3, across), tiles.unbind(), take("spare", 2, *tiles.shape[1:]).unbind())
+        self.tiles = tiles.view(WINDOW * WINDOW, -1, channels)
+        self.products = take("products", WINDOW * WINDOW, count * down * across, made)
+        self.everywhere = self.products[WINDOW + 1].view(count, -1, made)
+        lines = take("rows", WINDOW, count, down, across * TILE, made)
+        columns = self.products.view(WINDOW, WINDOW, count, down, across, made)
+        self.to_lines = (columns.unbind(), _places(lines, 3), take("spare", 2, *columns.shape[1:]).unbind())
+        self.lines, self.spare = lines.unbind(), take("spare", 2, *lines.shape[1:]).unbind()
+
+
+class Workspace:
+    """Memory that is used again and again, a piece for each name; by one at a time."""
 
     def __init__(self) -> None:
         self._pieces: dict[str, Tensor] = {}
+        self._views: dict[tuple[int, ...], Views] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
         """Uninitialised float32 of ``shape``, until somebody asks for this name again."""
         size = torch.Size(shape).numel()
         piece = self._pieces.get(name)
         if piece is None or piece.numel() < size:
-            piece = self._pieces[name] = torch.empty(size)
+            # Memory of inference mode can't be written outside of it.
+            with torch.inference_mode(False):
+                piece = self._pieces[name] = torch.empty(size)
+            # Others are of the memory that was.
+            self._views.clear()
         return piece[:size].view(shape)
+
+    def views(self, *shape: int) -> Views:
+        """:class:`Views` of ``shape``; to make them takes as long as some of the sums."""
+        found = self._views.get(shape)
+        if found is None:
+            if len(self._views) >= VIEWS:
+                self._views.clear()
+            # Made twice where the first time takes more memory for one of them.
+            Views(self, *shape)
+            found = self._views[shape] = Views(self, *shape)
+        return found
+
+
+class Workspaces:
+    """As many workspaces as were ever wanted at once."""
+
+    def __init__(self) -> None:
+        self._free: list[Workspace] = []
+
+    @contextmanager
+    def lent(self) -> Iterator[Workspace]:
+        try:
+            one = self._free.pop()
+        except IndexError:
+            one = Workspace()
+        try:
+            yield one
+        finally:
+            self._free.append(one)
 
 
 class WinogradConv(nn.Module):
@@ -55,20 +121,20 @@ class WinogradConv(nn.Module):
 
     Args:
         conv: what it computes.
-        workspace: shared by all that run one after the other.
+        workspaces: shared by all convolutions of a network.
     """
 
     products: Tensor
     bias: Tensor
 
-    def __init__(self, conv: nn.Conv2d, workspace: Workspace) -> None:
+    def __init__(self, conv: nn.Conv2d, workspaces: Workspaces) -> None:
         super().__init__()
         points = torch.tensor(_OF_KERNEL, dtype=torch.float64)
         # Columns first, as the transform of the input ends with them.
         weight = torch.einsum("ik,ockl,jl->jico", points, conv.weight.double(), points)
         self.register_buffer("products", weight.flatten(0, 1).float().contiguous(), persistent=False)
         self.register_buffer("bias", conv.bias, persistent=False)
-        self.workspace = workspace
+        self.workspaces = workspaces
 
     def forward(self, x: Tensor, offset: Tensor | None = None, *, silu: bool = False) -> Tensor:
         """Convolve ``x``.
@@ -86,35 +152,24 @@ class WinogradConv(nn.Module):
         out = torch.empty(count, down * TILE, across * TILE, self.products.shape[2])
         added = self.bias.expand(count, -1) if offset is None else self.bias + offset
         few = max(1, TILES // (down * across))
-        for first in range(0, count, few):
-            chunk = slice(first, first + few)
-            self._convolve(x[chunk].permute(0, 2, 3, 1), added[chunk], out[chunk], silu)
+        with self.workspaces.lent() as workspace:
+            for first in range(0, count, few):
+                chunk = slice(first, first + few)
+                self._convolve(workspace, x[chunk].permute(0, 2, 3, 1), added[chunk], out[chunk], silu)
         return out[:, :height, :width].permute(0, 3, 1, 2)
 
-    def _convolve(self, x: Tensor, added: Tensor, out: Tensor, silu: bool) -> None:
-        take = self.workspace.take
-        count, height, width, channels = x.shape
-        down, across, made = out.shape[1] // TILE, out.shape[2] // TILE, out.shape[3]
-        framed = take("framed", count, down * TILE + 2, across * TILE + 2, channels)
-        framed[:, 0].zero_()
-        framed[:, height + 1 :].zero_()
-        framed[:, :, 0].zero_()
-        framed[:, :, width + 1 :].zero_()
-        inside = framed[:, 1 : height + 1, 1 : width + 1]
-        torch.ops.aten.silu.out(x, out=inside) if silu else inside.copy_(x)
-
-        rows = take("rows", WINDOW, count, down, framed.shape[2], channels)
-        _spread(_windows(framed, 1, down), rows, take("spare", 2, *rows.shape[1:]))
-        tiles = take("tiles", WINDOW, WINDOW, count, down, across, channels)
-        _spread(_windows(rows, 3, across), tiles, take("spare", 2, *tiles.shape[1:]))
-        products = take("products", WINDOW * WINDOW, count * down * across, made)
-        torch.bmm(tiles.view(WINDOW * WINDOW, -1, channels), self.products, out=products)
+    def _convolve(self, workspace: Workspace, x: Tensor, added: Tensor, out: Tensor, silu: bool) -> None:
+        views = workspace.views(*x.shape, out.shape[3])
+        for side in views.border:
+            side.zero_()
+        torch.ops.aten.silu.out(x, out=views.inside) if silu else views.inside.copy_(x)
+        _spread(*views.to_rows)
+        _spread(*views.to_tiles)
+        torch.bmm(views.tiles, self.products, out=views.products)
         # What is added at point 1 in both directions is added to every number of the tile.
-        products[WINDOW + 1].view(count, -1, made).add_(added[:, None])
-        lines = take("rows", WINDOW, count, down, across * TILE, made)
-        of_columns = products.view(WINDOW, WINDOW, count, down, across, made)
-        _gather(of_columns, _places(lines, 3), take("spare", 2, *of_columns.shape[1:]))
-        _gather(lines, _places(out, 1), take("spare", 2, *lines.shape[1:]))
+        views.everywhere.add_(added[:, None])
+        _gather(*views.to_lines)
+        _gather(views.lines, _places(out, 1), views.spare)
 
 
 def _windows(values: Tensor, axis: int, count: int) -> list[Tensor]:
@@ -130,7 +185,7 @@ def _places(values: Tensor, axis: int) -> list[Tensor]:
     return [values[(slice(None),) * axis + (slice(start, None, TILE),)] for start in range(TILE)]
 
 
-def _spread(d: Sequence[Tensor], out: Sequence[Tensor] | Tensor, spare: Tensor) -> None:
+def _spread(d: Sequence[Tensor], out: Sequence[Tensor], spare: Sequence[Tensor]) -> None:
     """Windows of six numbers to their values at the six points."""
     add, sub, (a, b) = torch.add, torch.sub, spare
     add(d[4], d[2], alpha=-4, out=a)
@@ -147,7 +202,7 @@ def _spread(d: Sequence[Tensor], out: Sequence[Tensor] | Tensor, spare: Tensor) 
     add(out[5], b, alpha=-4, out=out[5])
 
 
-def _gather(m: Sequence[Tensor] | Tensor, out: Sequence[Tensor], spare: Tensor) -> None:
+def _gather(m: Sequence[Tensor], out: Sequence[Tensor], spare: Sequence[Tensor]) -> None:
     """Products at the six points to four numbers of the output."""
     add, sub, (a, b) = torch.add, torch.sub, spare
     add(m[1], m[2], out=a)
@@ -165,10 +220,10 @@ def _gather(m: Sequence[Tensor] | Tensor, out: Sequence[Tensor], spare: Tensor) 
 class BatchBlock(nn.Module):
     """A residual block by :class:`WinogradConv`."""
 
-    def __init__(self, block: ResidualBlock, workspace: Workspace) -> None:
+    def __init__(self, block: ResidualBlock, workspaces: Workspaces) -> None:
         super().__init__()
         self.block = block
-        self.conv1, self.conv2 = WinogradConv(block.conv1, workspace), WinogradConv(block.conv2, workspace)
+        self.conv1, self.conv2 = WinogradConv(block.conv1, workspaces), WinogradConv(block.conv2, workspaces)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         block = self.block
@@ -190,16 +245,52 @@ def for_batches(network: Module) -> Module:
     copied = copy.deepcopy(
         network, {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
     )
-    workspace = Workspace()
+    workspaces = Workspaces()
 
     def replace(module: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, ResidualBlock):
-                setattr(module, name, BatchBlock(child, workspace))
+                setattr(module, name, BatchBlock(child, workspaces))
             elif isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3) and child.stride == (1, 1):
-                setattr(module, name, WinogradConv(child, workspace))
+                setattr(module, name, WinogradConv(child, workspaces))
             else:
                 replace(child)
 
     replace(copied)
     return copied
+
+
+#: Held while torch has fewer threads than it was given.
+_SHARING = threading.Lock()
+
+
+def in_parts(network: Callable[[Tensor, Tensor], Tensor], batch: Tensor, level: Tensor, *, least: int) -> Tensor:
+    """``network(batch, level)``, a part of the batch on each of torch's threads.
+
+    An operation on numbers that fit a core's cache ends sooner than threads meet that share it, and then the next one
+    finds half of its numbers in another core's cache. So each thread takes its images through the whole network.
+
+    Args:
+        network: what :func:`for_batches` gave.
+        batch: ``(b, c, h, w)``.
+        level: ``(b,)``.
+        least: images in a part.
+    """
+    with _SHARING:
+        threads = torch.get_num_threads()
+        parts = max(1, min(threads, len(batch) // least))
+        if parts == 1:
+            return network(batch, level)
+        unrecorded = torch.is_inference_mode_enabled()
+
+        def estimate(some: Tensor, at: Tensor) -> Tensor:
+            with torch.inference_mode(unrecorded):
+                return network(some, at)
+
+        # New threads take over what is set when they begin.
+        torch.set_num_threads(threads // parts)
+        try:
+            with ThreadPoolExecutor(parts) as pool:
+                return torch.cat(list(pool.map(estimate, batch.tensor_split(parts), level.tensor_split(parts))))
+        finally:
+            torch.set_num_threads(threads)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from robustkit.priors import load_prior
 from robustkit.priors.blockdiffusion import WINOGRAD_FROM, WINOGRAD_TO, BlockDiffusionPrior
-from robustkit.priors.winograd import WinogradConv, Workspace, for_batches
+from robustkit.priors.winograd import VIEWS, WinogradConv, Workspaces, for_batches, in_parts
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +48,13 @@ def test_any_shape_is_convolved_as_torch_does(
     shape: tuple[int, int, int, int], out: int, silu: bool, seed: int
 ) -> None:
     conv, x, offset = convolution(shape[1], out, seed), numbers(*shape, seed=seed), numbers(shape[0], out, seed=seed)
-    workspace = Workspace()
-    fast = WinogradConv(conv, workspace)
+    workspaces = Workspaces()
+    fast = WinogradConv(conv, workspaces)
     expected = conv.double()(F.silu(x.double()) if silu else x.double()) + offset.double()[:, :, None, None]
     # What lay there before must not be seen.
-    for name in ("framed", "rows", "tiles", "products", "spare"):
-        workspace.take(name, 1 << 16).fill_(torch.nan)
+    with workspaces.lent() as workspace:
+        for name in ("framed", "rows", "tiles", "products", "spare"):
+            workspace.take(name, 1 << 16).fill_(torch.nan)
     assert torch.allclose(fast(x, offset, silu=silu).double(), expected, atol=2e-4)
 
 
@@ -96,6 +100,63 @@ def test_threads_have_workspaces_of_their_own(prior: BlockDiffusionPrior) -> Non
     with ThreadPoolExecutor(4) as pool:
         beside = list(pool.map(estimate, batches))
     assert all(torch.equal(a, b) for a, b in zip(alone, beside, strict=True))
+
+
+def test_views_of_a_workspace_follow_its_memory_and_are_not_kept_for_ever() -> None:
+    conv = convolution(2, 3)
+    fast = WinogradConv(conv, Workspaces())
+    for side in [8, 3, 40, 8, 3, *range(1, VIEWS + 9)]:
+        x = numbers(1, 2, side % 50 + 1, 5, seed=side)
+        assert torch.allclose(fast(x), conv(x), atol=1e-4)
+    with fast.workspaces.lent() as workspace:
+        for height in range(VIEWS + 1):
+            workspace.views(1, height + 1, 1, 1, 1)
+        assert len(workspace._views) == 1
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
+def test_a_batch_in_parts_is_estimated_as_its_parts_are(prior: BlockDiffusionPrior, threads: int, count: int) -> None:
+    network = for_batches(prior.denoiser)
+    noisy, level = numbers(count, 64, 32, 32), torch.linspace(0.2, 0.8, count)
+    with torch.inference_mode():
+        parts = [network(*part) for part in zip(noisy.split(2), level.split(2), strict=True)]
+        # One mode and then the other, in the same memory.
+        for recorded in (True, False, True):
+            with torch.inference_mode(not recorded):
+                found = in_parts(network, noisy, level, least=2)
+                assert found.is_inference() is not recorded
+                assert torch.allclose(found, torch.cat(parts), atol=1e-5)
+    assert torch.get_num_threads() == threads
+
+
+def test_parts_have_torchs_threads_between_them_and_give_them_back(threads: int) -> None:
+    seen = []
+
+    def network(batch: Tensor, level: Tensor, barrier: threading.Barrier) -> Tensor:
+        barrier.wait(60)
+        seen.append((len(batch), torch.get_num_threads()))
+        if len(level) == 4:
+            raise MemoryError("none left")
+        return batch
+
+    batch, at_once = numbers(7, 1), partial(network, barrier=threading.Barrier(threads))
+    assert torch.equal(in_parts(at_once, batch, torch.zeros(7), least=2), batch)
+    assert sorted(seen) == [(2, 1), (2, 1), (3, 1)]
+    with pytest.raises(MemoryError, match="none left"):
+        in_parts(at_once, numbers(12, 1), torch.zeros(12), least=2)
+    assert torch.get_num_threads() == threads
+    seen.clear()
+    alone = partial(network, barrier=threading.Barrier(1))
+    assert torch.equal(in_parts(alone, batch[:3], torch.zeros(3), least=2), batch[:3])
+    assert seen == [(3, threads)]
 
 
 def test_the_weights_are_shared_with_the_network_that_stays(prior: BlockDiffusionPrior) -> None:
