@@ -161,11 +161,12 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
     }
 
 
-def panels(count: int, width: Width, *, tall: float = 0.62) -> tuple[Figure, list[Axes]]:
+def panels(count: int, width: Width, *, tall: float = 0.62, under: float = 0.0) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels: four a row across a page, two across a column.
 
     Args:
         tall: a panel's height in units of its width, title and axis not counted.
+        under: the height of a second panel under each, in the same units; these come last. 0: none.
     """
     from matplotlib.figure import Figure
 
@@ -174,12 +175,16 @@ def panels(count: int, width: Width, *, tall: float = 0.62) -> tuple[Figure, lis
     # Few panels are not as large as they could be.
     one = WIDTHS[width] / max(across, 3 if width == "page" else 2)
     wide = min(WIDTHS[width], max(WIDTHS["column"], across * one))
-    figure = Figure(figsize=(wide, down * (one * tall + _AROUND)), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False)
-    flat = [axes for row in grid for axes in row]
-    for spare in flat[count:]:
-        spare.set_visible(False)
-    return figure, flat[:count]
+    figure = Figure(figsize=(wide, down * (one * (tall + under) + _AROUND)), layout="constrained")
+    kinds = 2 if under else 1
+    grid = figure.subplots(kinds * down, across, squeeze=False, height_ratios=[tall, under][:kinds] * down)
+    made = []
+    for kind in range(kinds):
+        flat = [axes for row in grid[kind::kinds] for axes in row]
+        for spare in flat[count:]:
+            spare.set_visible(False)
+        made += flat[:count]
+    return figure, made
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:

@@ -274,12 +274,13 @@ def _envelope(
     steps = [clean_step(channels), *(Step(channel, results.severity(channel)) for channel in channels)]
     places = places_of(steps)
     with drawing.style():
-        figure, axes = drawing.panels(len(budgets), width)
+        figure, axes = drawing.panels(len(budgets), width, under=0.32)
+        axes, below = axes[: len(budgets)], axes[len(budgets) :]
         names = list(dict.fromkeys(method(entry) for entry in results.entries))
         styled = drawing.styles(names)
         rows = envelope.table([c for row in choices for c in row]).figures
         seen: set[str] = set()
-        for panel, bpp, row in zip(axes, budgets, choices, strict=True):
+        for panel, lower, bpp, row in zip(axes, below, budgets, choices, strict=True):
             for label in names:
                 x, y = [], []
                 for choice in row:
@@ -302,15 +303,35 @@ def _envelope(
                     panel.plot([places[choice.channel]], [choice.best.quality.bound.estimate], marker="o",
                                markersize=10, markerfacecolor="none", markeredgecolor="#555555",
                                markeredgewidth=0.7, zorder=2)  # fmt: skip
-            horizontal(panel, steps, places, AXES.get(graded(channels[0]), graded(channels[0])))
+            _margins(lower, row, places, styled)
+            for one in (panel, lower):
+                horizontal(one, steps, places, AXES.get(graded(channels[0]), graded(channels[0])))
+            panel.set_xlabel("")
+            panel.tick_params(labelbottom=False)
             panel.set_title(f"at most {bpp:.3g} bpp")
-            panel.set_ylabel(measure.label if panel in axes[:: 4 if width == "page" else 2] else "")
+            if panel in axes[:: 4 if width == "page" else 2]:
+                panel.set_ylabel(measure.label)
+                lower.set_ylabel(f"margin, {measure.unit}" if measure.unit else "margin")
         _share_heights(axes)
+        _share_heights(below)
         drawing.legend(figure, [handle(label, styled[label]) for label in names if label in seen])
     caption = [
         f"Which codec and protection is best for a total rate, by {name}: {measure.label}, trials without an image "
         "charged as a mid-grey image.",
         "Of a codec at several rates the best that fits is drawn.",
         "Circle: the best; filled, if paired 95% intervals that hold together tell it apart from all others.",
+        "Below: by how much the best, whose mark it is, is before the second, with that interval.",
     ]
     return Drawn(drawing.slug(f"envelope-{name}"), figure, rows, " ".join(caption))
+
+
+def _margins(panel: Axes, row: Sequence[Choice], places: Mapping[str, float], styled: Mapping[str, Style]) -> None:
+    """By how much the best is before the second, in the style of the best."""
+    panel.axhline(0, color="#888888", linewidth=0.7, zorder=1)
+    for choice in row:
+        if choice.best is None or not choice.margins:
+            continue
+        style, bound = styled[choice.best.method], choice.margins[0].bound
+        panel.errorbar([places[choice.channel]], [bound.estimate],
+                       yerr=[[bound.estimate - bound.low], [bound.high - bound.estimate]],
+                       color=style.colour, marker=style.marker, linestyle="none", zorder=3)  # fmt: skip

@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from robustkit.cli import main
 from robustkit.experiments import drawing, figures, grids, identity, lines, pictures, plan, rateplots, store, sweep
 from robustkit.experiments.figures import Wish
-from robustkit.experiments.results import Results, ResultsError
+from robustkit.experiments.results import CLEAN, Results, ResultsError
 from robustkit.experiments.sets import FILE as SETS
 
 ROOT = Path(__file__).parents[2]
@@ -295,7 +295,19 @@ def test_the_envelope_is_drawn_for_each_rate_that_codecs_share():
     found = real()
     drawn, choices = rateplots.best_at_each(found, found.metric("psnr"))
     assert [figure.name for figure in drawn] == ["envelope-bsc"]
-    assert len(drawn[0].figure.axes) == 3
+    # For each rate the codecs, and below them the margins: of each choice that has a second.
+    upper, lower = drawn[0].figure.axes[:3], drawn[0].figure.axes[3:]
+    assert len(upper) == len(lower) == 3
+    for above, below in zip(upper, lower, strict=True):
+        assert above.get_position().x0 == pytest.approx(below.get_position().x0)
+        bpp = float(above.get_title().split()[2])
+        here = [c for c in choices if c.channel == CLEAN or c.channel.startswith("bsc")]
+        shown = [c for c in here if c.bpp == pytest.approx(bpp, rel=1e-2) and c.margins]
+        assert len(below.containers) == len(shown) > 1
+        for choice, bar in zip(shown, below.containers, strict=True):
+            (ends,) = bar.lines[2][0].get_segments()
+            bound = choice.margins[0].bound
+            assert [bar.lines[0].get_ydata()[0], *ends[:, 1]] == pytest.approx([bound.estimate, bound.low, bound.high])
     assert len({(choice.channel, choice.bpp) for choice in choices}) == len(choices)
     total = rateplots.total_rate(found, found.metric("psnr"))
     assert [figure.name for figure in total] == ["total-rate-bsc", "total-rate-others"]
