@@ -12,7 +12,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
@@ -276,10 +276,12 @@ def in_parts(network: Callable[[Tensor, Tensor], Tensor], batch: Tensor, level: 
         level: ``(b,)``.
         least: images in a part.
     """
-    with _SHARING:
+    with ExitStack() as held:
+        held.enter_context(_SHARING)
         threads = torch.get_num_threads()
         parts = max(1, min(threads, len(batch) // least))
         if parts == 1:
+            held.close()
             return network(batch, level)
         unrecorded = torch.is_inference_mode_enabled()
 

@@ -157,6 +157,10 @@ def test_parts_have_torchs_threads_between_them_and_give_them_back(threads: int)
     alone = partial(network, barrier=threading.Barrier(1))
     assert torch.equal(in_parts(alone, batch[:3], torch.zeros(3), least=2), batch[:3])
     assert seen == [(3, threads)]
+    # Callers whose batches are not cut wait for nobody.
+    beside = partial(in_parts, partial(network, barrier=threading.Barrier(2)), batch[:3], torch.zeros(3), least=2)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(torch.equal(found.result(), batch[:3]) for found in [pool.submit(beside), pool.submit(beside)])
 
 
 def test_the_weights_are_shared_with_the_network_that_stays(prior: BlockDiffusionPrior) -> None:
