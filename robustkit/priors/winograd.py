@@ -260,12 +260,14 @@ def for_batches(network: Module) -> Module:
     return copied
 
 
+#: Parts of a batch at the most: each has some 30 MB of its own to work in.
+PARTS = 8
 #: Held while torch has fewer threads than it was given.
 _SHARING = threading.Lock()
 
 
 def in_parts(network: Callable[[Tensor, Tensor], Tensor], batch: Tensor, level: Tensor, *, least: int) -> Tensor:
-    """``network(batch, level)``, a part of the batch on each of torch's threads.
+    """``network(batch, level)``, a part of the batch on each of torch's threads, or on several where these are many.
 
     An operation on numbers that fit a core's cache ends sooner than threads meet that share it, and then the next one
     finds half of its numbers in another core's cache. So each thread takes its images through the whole network.
@@ -279,7 +281,7 @@ def in_parts(network: Callable[[Tensor, Tensor], Tensor], batch: Tensor, level: 
     with ExitStack() as held:
         held.enter_context(_SHARING)
         threads = torch.get_num_threads()
-        parts = max(1, min(threads, len(batch) // least))
+        parts = max(1, min(threads, PARTS, len(batch) // least))
         if parts == 1:
             held.close()
             return network(batch, level)

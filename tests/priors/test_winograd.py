@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustkit.priors import load_prior
 from robustkit.priors.blockdiffusion import WINOGRAD_FROM, WINOGRAD_TO, BlockDiffusionPrior
-from robustkit.priors.winograd import VIEWS, WinogradConv, Workspaces, for_batches, in_parts
+from robustkit.priors.winograd import PARTS, VIEWS, WinogradConv, Workspaces, for_batches, in_parts
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,11 @@ def test_parts_have_torchs_threads_between_them_and_give_them_back(threads: int)
     alone = partial(network, barrier=threading.Barrier(1))
     assert torch.equal(in_parts(alone, batch[:3], torch.zeros(3), least=2), batch[:3])
     assert seen == [(3, threads)]
+    seen.clear()
+    torch.set_num_threads(2 * PARTS + 1)
+    in_parts(alone, numbers(3 * PARTS, 1), torch.zeros(3 * PARTS), least=1)
+    assert seen == [(3, 2)] * PARTS
+    assert torch.get_num_threads() == 2 * PARTS + 1
     # Callers whose batches are not cut wait for nobody.
     beside = partial(in_parts, partial(network, barrier=threading.Barrier(2)), batch[:3], torch.zeros(3), least=2)
     with ThreadPoolExecutor(2) as pool:
