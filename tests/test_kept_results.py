@@ -7,10 +7,12 @@ import re
 import shlex
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import kept_results as results
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from robustkit import cli
 from robustkit.experiments import plan as plans
@@ -77,3 +79,14 @@ def test_a_table_says_where_it_comes_from_and_keeps_the_order_that_is_asked_for(
     assert lines[0].count("no image") == 2
     assert "experiments/classical.toml" in text
     assert results.made("classical")["commit"] in text
+
+
+@pytest.mark.parametrize(
+    "path", sorted(results.KEPT.glob("*/*.png")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
+def test_a_figure_names_a_command_that_others_can_run(path):
+    with Image.open(path) as figure:
+        words = shlex.split(json.loads(figure.info["robustkit"])["command"])
+    assert words[:2] == ["robustkit", "figures"]
+    assert Path(words[2]).name == path.parent.name
+    assert not [word for word in words if Path(word).is_absolute()]
