@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
@@ -262,8 +263,26 @@ def for_batches(network: Module) -> Module:
 
 #: Parts of a batch at the most: each has some 30 MB of its own to work in.
 PARTS = 8
-#: Held while torch has fewer threads than it was given.
-_SHARING = threading.Lock()
+
+
+class _Parts:
+    """The threads that parts run on, and what is held while torch has fewer threads than it was given.
+
+    The threads stay: what they waited for a processor on a busy machine is known of living threads alone, and a decoder
+    is not to be called slow for it (:mod:`robustkit.patience`). A forked process has none of its parent's.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.begin)
+
+    def begin(self) -> None:
+        self.held = threading.Lock()
+        self.pool = ThreadPoolExecutor(PARTS, "robustkit-part")
+
+
+_PARTS = _Parts()
 
 
 def in_parts(network: Callable[[Tensor, Tensor], Tensor], batch: Tensor, level: Tensor, *, least: int) -> Tensor:
@@ -279,7 +298,7 @@ def in_parts(network: Callable[[Tensor, Tensor], Tensor], batch: Tensor, level: 
         least: images in a part.
     """
     with ExitStack() as held:
-        held.enter_context(_SHARING)
+        held.enter_context(_PARTS.held)
         threads = torch.get_num_threads()
         parts = max(1, min(threads, PARTS, len(batch) // least))
         if parts == 1:
@@ -288,13 +307,16 @@ def in_parts(network: Callable[[Tensor, Tensor], Tensor], batch: Tensor, level: 
         unrecorded = torch.is_inference_mode_enabled()
 
         def estimate(some: Tensor, at: Tensor) -> Tensor:
+            # A thread has a number of its own, from when it began.
+            torch.set_num_threads(threads // parts)
             with torch.inference_mode(unrecorded):
                 return network(some, at)
 
-        # New threads take over what is set when they begin.
-        torch.set_num_threads(threads // parts)
+        shares = zip(batch.tensor_split(parts), level.tensor_split(parts), strict=True)
+        working = [_PARTS.pool.submit(estimate, *share) for share in shares]
         try:
-            with ThreadPoolExecutor(parts) as pool:
-                return torch.cat(list(pool.map(estimate, batch.tensor_split(parts), level.tensor_split(parts))))
+            # Where one fails the others are done before torch has its threads again.
+            wait(working)
+            return torch.cat([part.result() for part in working])
         finally:
             torch.set_num_threads(threads)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -166,6 +169,39 @@ def test_parts_have_torchs_threads_between_them_and_give_them_back(threads: int)
     beside = partial(in_parts, partial(network, barrier=threading.Barrier(2)), batch[:3], torch.zeros(3), least=2)
     with ThreadPoolExecutor(2) as pool:
         assert all(torch.equal(found.result(), batch[:3]) for found in [pool.submit(beside), pool.submit(beside)])
+
+
+def test_the_threads_of_parts_stay_so_that_what_they_waited_is_known(threads: int) -> None:
+    seen = set()
+
+    def network(batch: Tensor, level: Tensor) -> Tensor:
+        seen.add(threading.current_thread())
+        return batch
+
+    for _ in range(3 * PARTS):
+        in_parts(network, numbers(6, 1), torch.zeros(6), least=2)
+    assert threading.current_thread() not in seen
+    assert seen <= set(threading.enumerate())
+    assert len(seen) <= PARTS
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    script = """
+import os, threading, time, torch
+from robustkit.priors.winograd import in_parts
+torch.set_num_threads(2)
+batch = torch.ones(4, 1)
+def estimate():
+    both = threading.Barrier(2)
+    return bool(torch.equal(in_parts(lambda x, level: both.wait() * 0 + x, batch, batch, least=1), batch))
+assert estimate()
+time.sleep(0.5)  # until both are idle
+if (child := os.fork()) == 0:
+    os._exit(0 if estimate() else 1)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
 def test_the_weights_are_shared_with_the_network_that_stays(prior: BlockDiffusionPrior) -> None:
